@@ -1,0 +1,54 @@
+# Chainroom: make run, make test.  Needs make and Python >= 3.11, nothing else; .venv holds the rest.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first Python that is new enough; PYTHON=... overrides.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help run install test bench clean
+
+help:
+	@echo 'make run      start a relay on this computer and chat (ARGS="--name alice" adds flags)'
+	@echo 'make install  only what running needs, into .venv'
+	@echo 'make test     everything that checks the project'
+	@echo 'make bench    messages a second, and where the time goes'
+	@echo 'make clean    remove .venv and everything made'
+
+run: $(VENV)/.run
+	@exec $(BIN)/python chat_client.py --host $(ARGS)
+
+install: $(VENV)/.run
+
+test: $(VENV)/.test
+	@echo '== ruff' && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@echo '== mypy' && $(BIN)/mypy --no-error-summary *.py tests benchmarks
+	@echo '== pytest' && $(BIN)/python -m pytest -q -n 3 $(ARGS)
+
+bench: $(VENV)/.test
+	@$(BIN)/python benchmarks/bench_chat.py $(ARGS)
+	@$(BIN)/python benchmarks/bench_chat.py --profile $(ARGS)
+
+# A stamp for each of the two sets, so that a second call starts at once and needs no network.
+$(VENV)/.run: $(VENV)/.made
+	@echo 'Installing chainroom into $(VENV) ...'
+	@$(PIP) install --editable '.[tui]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo 'Installing what the tests need ...'
+	@$(PIP) install --group dev
+	@touch $@
+
+$(VENV)/.made: pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'Chainroom needs Python 3.11 or newer with venv' \
+		'(on Debian and Ubuntu: apt install python3-venv)' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

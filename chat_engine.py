@@ -1,0 +1,267 @@
+"""The engine: the one thread that owns session, chain and wallet.
+
+What lives here: taking what waits (frames, lines, finished keys), asking the session what follows,
+and performing it in the order that keeps the promise: first everything that must be on disk, in one
+transaction, then what is sent and shown.  What it does not know: the protocol, the screen's kind,
+flags, the relay's address.
+
+    engine = Engine(profile, session, terminal, inbox)
+    threading.Thread(target=engine.run).start()
+    refused = engine.submit("hello", wait=True)
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+
+from blockchain import StoreFailed
+from chat_history import history
+from chat_link import Inbox, Link, Lost, Received
+from chat_profile import Profile
+from chat_session import (
+    Append,
+    Close,
+    Credit,
+    Effect,
+    Leave,
+    MakeSessionKey,
+    Moment,
+    Query,
+    Ready,
+    Refuse,
+    Remember,
+    Session,
+    Show,
+    Transmit,
+)
+from chat_terminal import Kind, Line, Terminal
+from crypto_utils import CryptoWallet, EncryptionManager
+
+__all__ = ["Engine", "now"]
+
+_TICK_S = 0.1  # the session's clock: acks, key requests and leaving are this exact
+# Blocks of one transaction share an fsync; this many still commit within a few milliseconds.
+_MOST_ITEMS = 64
+_MOST_LINES = 64
+MAX_WAITING_LINES = 256  # typed or piped, not yet taken
+MAX_OUT_BYTES = 1024 * 1024  # beyond it no typed lines are taken until the relay has read
+_HISTORY_DEFAULT = 20
+
+
+def now() -> Moment:
+    """Now, on a clock that runs on while the machine sleeps, and on the wall's."""
+    wall_ms = time.time_ns() // 1_000_000
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    seconds = time.monotonic() if boottime is None else time.clock_gettime(boottime)
+    return Moment(seconds, wall_ms)
+
+
+@dataclass
+class _Typed:
+    text: str
+    done: threading.Event
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class _LeaveWithin:
+    seconds: float
+
+
+class Engine:
+    """Performs a session's effects.  `run` is its thread; `submit` and `leave` are for others."""
+
+    def __init__(
+        self, profile: Profile, session: Session, terminal: Terminal, inbox: Inbox, balance: int
+    ) -> None:
+        self.exit_code = 0
+        self.ready = threading.Event()  # lines may be typed, or `over` is set
+        self.leaving = threading.Event()  # no more lines are taken
+        self.over = threading.Event()
+        self.refused = 0  # typed lines that were not taken
+        self._profile = profile
+        self._chain = profile.chain
+        self._wallet = CryptoWallet(balance)
+        self._session = session
+        self._terminal = terminal
+        self._inbox = inbox
+        self._link: Link | None = None
+        self._lines: queue.Queue[_Typed] = queue.Queue(MAX_WAITING_LINES)
+
+    # ----------------------------------------------------------------- for other threads
+
+    def submit(self, text: str, *, wait: bool) -> str:
+        """A typed line; blocks while 256 lines wait.
+
+        Args:
+            wait: until it was dealt with, so that the prompt comes back below what it led to.
+
+        Returns:
+            the text if it was refused, for the person to mend; else "".
+        """
+        typed = _Typed(text, threading.Event())
+        while not self.over.is_set():
+            try:
+                self._lines.put(typed, timeout=1.0)
+                break
+            except queue.Full:
+                continue
+        self._inbox.put(typed)  # wakes the engine; the line itself stays in its own queue
+        if wait:
+            while not (typed.done.wait(1.0) or self.over.is_set()):
+                continue
+        return typed.refused
+
+    def leave(self, within_s: float) -> None:
+        """A signal: the session ends within this time, whatever is confirmed by then."""
+        self._inbox.put(_LeaveWithin(within_s))
+
+    def attach(self, link: Link) -> None:
+        """The connection to use; before `run`."""
+        self._link = link
+
+    # ----------------------------------------------------------------- the thread
+
+    def run(self) -> None:
+        """Until the session is over."""
+        try:
+            self._perform(self._session.connected())
+            while not self.over.is_set():
+                self._turn()
+        except StoreFailed as exc:
+            self._show(
+                Kind.ERROR, f"your chain cannot be written, so nothing more is sent or shown: {exc}"
+            )
+            self.exit_code = 1
+        finally:
+            if self._link is not None:
+                self._link.close()
+            for event in (self.over, self.leaving, self.ready):
+                event.set()
+            self._terminal.end_input()
+
+    def _turn(self) -> None:
+        effects: list[Effect] = []
+        full = self._inbox.waiting_bytes > 0
+        for item in self._inbox.take(_TICK_S, _MOST_ITEMS):
+            match item:
+                case Received(frames, _):
+                    for frame in frames:
+                        effects += self._session.receive(frame, now())
+                case Lost(why):
+                    self._link = None
+                    effects += self._session.disconnected(why, now())
+                    effects.append(Close(3))
+                case EncryptionManager():
+                    effects += self._session.session_key_made(item, now())
+                case _LeaveWithin(seconds):
+                    effects += self._session.leave(now(), seconds)
+        if full and self._link is not None:
+            self._link.wake()  # it may have stopped reading for us
+        self._perform(effects)
+        done = self._take_lines()
+        self._perform(self._session.tick(now(), self._chain.head()))
+        if self._session.leaving:
+            self.leaving.set()
+        for typed in done:
+            typed.done.set()
+
+    def _take_lines(self) -> list[_Typed]:
+        taken: list[_Typed] = []
+        effects: list[Effect] = []
+        while len(taken) < _MOST_LINES and not self._is_congested() and not self._session.leaving:
+            try:
+                typed = self._lines.get_nowait()
+            except queue.Empty:
+                break
+            taken.append(typed)
+            answers = self._session.typed(typed.text, now())
+            for answer in answers:
+                if isinstance(answer, Refuse):
+                    self.refused += 1
+                    typed.refused = answer.text
+            effects += answers
+        self._perform(effects)
+        return taken
+
+    def _is_congested(self) -> bool:
+        return self._link is not None and self._link.waiting_bytes > MAX_OUT_BYTES
+
+    # ----------------------------------------------------------------- effects
+
+    def _perform(self, effects: list[Effect]) -> None:
+        drafts = [e.draft for e in effects if isinstance(e, Append)]
+        for effect in effects:
+            if isinstance(effect, Remember):
+                self._chain.put_side(effect.table, effect.key, effect.value)
+        if drafts:
+            self._chain.append(drafts, now().ms)
+        for effect in effects:
+            self._perform_one(effect)
+
+    def _perform_one(self, effect: Effect) -> None:
+        match effect:
+            case Transmit(frame):
+                if self._link is not None:
+                    self._link.send(frame)
+            case Show(line):
+                self._terminal.show(line)
+            case Credit():
+                balance = self._wallet.mine(1)
+                self._show(Kind.DIALOGUE, f"Mined 1 coin. New balance: {balance}")
+            case MakeSessionKey():
+                threading.Thread(
+                    target=lambda: self._inbox.put(EncryptionManager()), daemon=True
+                ).start()
+            case Ready():
+                self.ready.set()
+            case Query(name, argument):
+                self._answer(name, argument)
+            case Leave(exit_code):
+                self.exit_code = exit_code
+                self.over.set()
+            case Close(exit_code):
+                self._close(exit_code)
+            case Append() | Remember() | Refuse():
+                pass  # done before
+
+    def _close(self, exit_code: int) -> None:
+        if self._link is not None:
+            self._link.close()
+        if not (self.ready.is_set() or self.over.is_set()):
+            self.exit_code = exit_code  # never in the room: there is nothing to go on with
+            self.over.set()
+
+    def _show(self, kind: Kind, text: str) -> None:
+        self._terminal.show(Line(kind, text))
+
+    # ----------------------------------------------------------------- commands about the chain
+
+    def _answer(self, name: str, argument: str) -> None:
+        match name:
+            case "history":
+                self._history(argument)
+            case "wallet":
+                index = self._chain.get_latest_block().index
+                coins = f"{self._wallet.balance} coin{'' if self._wallet.balance == 1 else 's'}"
+                self._show(Kind.NOTICE, f"{coins}, from your chain up to block {index}")
+            case "chain":
+                self._describe_chain()
+
+    def _history(self, argument: str) -> None:
+        if argument and not (argument.isascii() and argument.isdecimal() and len(argument) < 9):
+            self._show(Kind.ERROR, "say it like this: /history 50")
+            return
+        for line in history(self._chain, int(argument or _HISTORY_DEFAULT) or 1):
+            self._terminal.show(line)
+
+    def _describe_chain(self) -> None:
+        head = self._chain.head()
+        verdict = self._chain.verify(signatures=False)
+        groups = " ".join(head.hash.hex()[i : i + 8] for i in range(0, 64, 8))
+        self._show(Kind.NOTICE, f"{head.index + 1} blocks, in {self._profile.path / 'chain.db'}")
+        self._show(Kind.NOTICE, f"head: {groups}")
+        self._show(Kind.NOTICE if verdict.ok else Kind.ALERT, f"{verdict}: {verdict.sentence}")

@@ -1,0 +1,817 @@
+"""The relay: TCP connections in, whole frames out to a room; it sees opaque bytes only.
+
+What lives here: the handshake, rooms, presence, pings, limits, the command line.  What it does not
+know: keys, names, what a payload or a bundle means (it imports no cryptography at all); how bytes
+reach many members at once (`chat_fanout`); the operating system's corners (`chat_daemon`).
+
+    relay = start_server("127.0.0.1", 0)
+    print(relay.address)
+    relay.stop()
+
+One thread owns everything: it reads all readable connections, performs their frames (a broadcast is
+appended once to its room's log), then flushes each member with one send.  Nothing blocks, nothing
+is locked, nobody waits for anybody.  Other threads only ask it to stop.
+
+Specified in docs/PROTOCOL.md, section 2; DESIGN.md, section 7.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hmac
+import os
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from heapq import heappop, heappush
+
+import chat_daemon
+from chat_fanout import Log, Outlet
+from chat_wire import (
+    DEFAULT_PORT,
+    MAX_FRAME_BYTES,
+    MAX_JOIN_FRAME_BYTES,
+    MAX_PAYLOAD_BYTES,
+    NONCE_BYTES,
+    PING_INTERVAL_S,
+    VERSION,
+    Add,
+    Del,
+    Direct,
+    Error,
+    ErrorCode,
+    Frame,
+    FrameDecoder,
+    FrameType,
+    Hello,
+    Join,
+    LeaveReason,
+    Malformed,
+    Member,
+    Ping,
+    Pong,
+    Rebundle,
+    TooLarge,
+    UnknownVersion,
+    WireError,
+    join_proof,
+    welcome_frames,
+)
+
+__all__ = [
+    "Client",
+    "Limits",
+    "Relay",
+    "Room",
+    "Stage",
+    "broadcast",
+    "handle_client",
+    "main",
+    "start_server",
+]
+
+READ_BYTES = 65_536  # at most, from one connection a turn: about one frame of the longest kind
+# At most, from all connections a turn.  What one turn gathers is everybody's lag before anybody is
+# flushed, so it must stay well below the lag limit.
+GATHER_BYTES = 1_048_576
+FRAMES_A_TURN = 512  # of one connection: 64 KiB of empty frames must not hold the others up
+ACCEPTS_A_TURN = 64  # the same for a flood of connections
+MAX_CLOSING = 256  # waiting to have read their ERROR; above it the oldest is dropped
+DISCARD_BYTES = 1_048_576  # of a closing connection, read only to keep a RST from eating its ERROR
+ACCEPT_PAUSE_S = 0.5  # after running out of file descriptors: neither spin nor stop
+MIN_PAUSE_S = 0.01  # who is over a rate is looked at no more than a hundred times a second
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the relay grants; the defaults are DESIGN.md's, tests shorten them."""
+
+    max_clients: int = 1_024  # members in all rooms
+    max_per_ip: int = 64  # connections from one address, half-open ones too
+    rate: float = 2_000.0  # BROADCAST (and REBUNDLE, PING) frames/s of one member; 0 = no limit
+    direct_rate: float = 1_048_576.0  # bytes/s of DIRECT of one member
+    max_lag_bytes: int = 4_194_304
+    drain_timeout_s: float = 10.0  # without one byte taken by a member that lacks some
+    handshake_timeout_s: float = 5.0
+    challenge_timeout_s: float = 5.0  # for a session's old connection to show that it lives
+    ping_interval_s: float = float(PING_INTERVAL_S)
+    linger_s: float = 1.0  # for an ERROR to arrive; so a stop takes no longer either
+    max_half_open: int = 256  # before WELCOME; the oldest makes room, so hoarding shuts nobody out
+    is_loopback_exempt: bool = True  # from max_per_ip: many people may share this host
+
+    @property
+    def tick_s(self) -> float:
+        """How often deadlines are looked at."""
+        shortest = min(
+            self.drain_timeout_s,
+            self.handshake_timeout_s,
+            self.challenge_timeout_s,
+            self.ping_interval_s,
+            self.linger_s,
+        )
+        return min(0.25, shortest / 4)
+
+
+class Stage(Enum):
+    """Where a connection is; it moves downwards alone."""
+
+    GREETED = "before its JOIN"  # HELLO is sent
+    WAITING = "while its session is in question"  # the session's old connection is being asked
+    MEMBER = "of a member"
+    CLOSING = "after its ERROR"  # that is still sent, what comes is discarded
+    GONE = "after its end"  # the socket is closed
+
+
+# Legal moves: what a client may send at each stage.  All else is ERROR bad_frame.
+_ALWAYS = {FrameType.PING, FrameType.PONG}
+LEGAL = {
+    Stage.GREETED: {FrameType.JOIN, *_ALWAYS},
+    Stage.WAITING: _ALWAYS,
+    Stage.MEMBER: {FrameType.BROADCAST, FrameType.DIRECT, FrameType.REBUNDLE, *_ALWAYS},
+}
+
+# What the others are told about who was sent an ERROR.
+LEAVE_REASONS = {
+    ErrorCode.BAD_FRAME: LeaveReason.BAD_FRAME,
+    ErrorCode.TOO_LARGE: LeaveReason.BAD_FRAME,
+    ErrorCode.VERSION: LeaveReason.BAD_FRAME,
+    ErrorCode.SLOW_CONSUMER: LeaveReason.SLOW_CONSUMER,
+    ErrorCode.TIMEOUT: LeaveReason.TIMEOUT,
+}
+
+
+class Bucket:
+    """A token bucket with a burst of one second, in debt by at most one frame."""
+
+    __slots__ = ("_at", "_level", "_rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = self._level = rate or NEVER  # 0 = no limit
+        self._at = now
+
+    def spend(self, amount: float, now: float) -> float:
+        """Takes `amount`; returns the seconds until the debt is paid, 0.0 if there is none."""
+        if now > self._at:
+            self._level = min(self._rate, self._level + (now - self._at) * self._rate)
+            self._at = now
+        self._level -= amount
+        return 0.0 if self._level >= 0 else -self._level / self._rate
+
+
+@dataclass(eq=False, slots=True)
+class Room:
+    """The members that joined with one room_tag, and their log."""
+
+    tag: bytes
+    log: Log = field(default_factory=Log)
+    members: dict[bytes, Client] = field(default_factory=dict)  # by session_id
+
+
+@dataclass(eq=False, slots=True)
+class Client:
+    """One connection, owned by the relay's thread."""
+
+    relay: Relay
+    socket: socket.socket
+    address: str
+    name: str  # address and port, for the log
+    deadline: float  # of its stage
+    heard: float  # when bytes were read last
+    nonce: bytes
+    frame_bucket: Bucket
+    direct_bucket: Bucket
+    stage: Stage = Stage.GREETED
+    decoder: FrameDecoder = field(default_factory=lambda: FrameDecoder(MAX_JOIN_FRAME_BYTES))
+    outlet: Outlet = field(default_factory=Outlet)
+    events: int = 0  # that the selector watches
+    is_paused: bool = False  # over its rate: not read
+    is_blocked: bool = False  # the kernel takes no more for it: not sent to
+    stalled_since: float = NEVER  # no byte was taken since, though some are lacking
+    pings: int = 0  # since it was heard
+    discarded: int = 0  # bytes read while closing
+    join: Join | None = None  # while it waits
+    rival: Client | None = None  # whose session it claims, while it waits
+    challengers: list[Client] = field(default_factory=list)  # who claim its session, in order
+    room: Room | None = None
+    session_id: bytes = b""
+    bundle: bytes = b""
+
+
+def handle_client(client: Client, most: int = READ_BYTES) -> None:
+    """Reads at most `most` bytes that one connection has, and performs its frames.
+
+    The seed's `handle_client(client_socket)` was a thread for each client that looped until its
+    end; here it is what is done each time a client is readable, since one thread that gathers what
+    many clients sent measured 15 to 30 times faster (DESIGN.md, section 7).
+    """
+    relay = client.relay
+    try:
+        count = client.socket.recv_into(relay.scratch, most)
+    except (BlockingIOError, InterruptedError):
+        return
+    except OSError:
+        count = 0
+    if count == 0:  # half-closed is closed: all that was sent before is performed already
+        relay.lose(client)
+        return
+    client.heard, client.pings = relay.now, 0
+    if client.stage is Stage.CLOSING:
+        client.discarded += count
+        if client.discarded > DISCARD_BYTES:
+            relay.lose(client)
+        return
+    for newcomer in client.challengers[:]:
+        relay.close(newcomer, ErrorCode.SESSION_IN_USE, "this session is connected already")
+    client.decoder.feed(relay.scratch[:count])
+    relay.perform(client)
+
+
+def broadcast(frame: bytes, sender: Client) -> None:
+    """Appends a member's BROADCAST frame, byte for byte, to its room's log.
+
+    The seed's `broadcast(message, sender_socket)` sent to each of the others in turn.  Here one
+    copy serves everybody, each member's cursor finds it, and the echo is the sender's receipt.
+    """
+    assert sender.room is not None  # a member
+    sender.room.log.append(frame)
+    sender.relay.touched_rooms.add(sender.room)
+
+
+def start_server(
+    host: str = "0.0.0.0",  # noqa: S104 - a relay is for the others on the network
+    port: int = DEFAULT_PORT,
+    *,
+    password: bytes = b"",
+    limits: Limits | None = None,
+    log: chat_daemon.EventLog | None = None,
+) -> Relay:
+    """Binds, listens and starts the relay's thread; returns at once, the caller stops it.
+
+    The seed's `start_server()` served until the process ended, and had nothing to set.
+
+    Args:
+        host: an IPv4 or IPv6 address of this host, or a name that resolves to one.
+        port: 0 for any free one, see `Relay.address`.
+        password: UTF-8 in NFC, or empty: none is needed.
+
+    Raises:
+        OSError: the address is busy, not this host's, or not allowed.
+    """
+    relay = Relay(chat_daemon.listen(host, port), password, limits or Limits(), log)
+    relay.start()
+    return relay
+
+
+class Relay:
+    """A relay on a listening socket, and its thread.  Only `request_stop`, `wait`, `stop` and
+    `address` are for other threads.  As a context manager it stops at the end."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        password: bytes,
+        limits: Limits,
+        log: chat_daemon.EventLog | None,
+    ) -> None:
+        name = listener.getsockname()
+        self.address: tuple[str, int] = (name[0], name[1])
+        self.failure: BaseException | None = None  # a bug that ended the thread
+        # A byte here asks the thread to stop: safe from other threads and signal handlers.
+        self._waker, self._wake = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wake.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+
+        # All below is owned by the relay's thread.
+        self.limits = limits
+        self.now = time.monotonic()  # of this turn
+        self.scratch = memoryview(bytearray(READ_BYTES))
+        self.touched_rooms: set[Room] = set()  # whose logs grew in this turn
+        self._touched: set[Client] = set()  # whose own frames grew, or who can be sent to again
+        self._password = password
+        self._log = log
+        self._listener = listener
+        self._accept_at = NEVER  # when to accept again after running out of descriptors
+        self._clients: set[Client] = set()
+        self._half_open: dict[Client, None] = {}  # oldest first
+        self._closing: dict[Client, None] = {}  # oldest first
+        self._paused: list[tuple[float, int, Client]] = []  # a heap, by the time to go on
+        self._pauses = 0  # so that the heap never compares clients
+        self._per_ip: dict[str, int] = {}  # connections
+        self._rooms: dict[bytes, Room] = {}
+        self._members = 0  # in all rooms
+        self._is_stopping = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._waker, selectors.EVENT_READ, self._begin_stop)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._note("start", chat_daemon.place(*self.address))
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Asks the relay to stop, and returns at once."""
+        with contextlib.suppress(OSError):  # full: asked before; closed: stopped before
+            self._wake.send(b"x")
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Waits for the relay's end; returns whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Tells everybody, flushes for at most `linger_s`, closes everything."""
+        self.request_stop()
+        self.wait()
+        self._wake.close()
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    # ------------------------------------------------------------------- the loop
+
+    def _run(self) -> None:
+        tick_at = 0.0
+        try:
+            while not (self._is_stopping and not self._clients):
+                wake_at = min(tick_at, self._paused[0][0]) if self._paused else tick_at
+                ready = self._selector.select(max(0.0, wake_at - time.monotonic()))
+                self.now = time.monotonic()
+                self._gather([(key.data, events) for key, events in ready])
+                if self.now >= tick_at:
+                    tick_at = self.now + self.limits.tick_s
+                    self._tick()
+                self._flush_touched()
+        except BaseException as exc:
+            self.failure = exc
+            raise
+        finally:
+            for client in self._clients:
+                client.socket.close()
+            for sock in (self._listener, self._waker):
+                sock.close()
+            self._selector.close()
+
+    def _gather(self, ready: list[tuple[Client | Callable[[], None], int]]) -> None:
+        """Performs what all readable clients sent; nothing is sent yet."""
+        resumed: list[Client] = []
+        while self._paused and self._paused[0][0] <= self.now:
+            resumed.append(heappop(self._paused)[2])
+        readable: list[Client] = []
+        for source, events in ready:
+            if not isinstance(source, Client):
+                source()
+                continue
+            if events & selectors.EVENT_WRITE:
+                source.is_blocked = False
+                self._touched.add(source)
+            if events & selectors.EVENT_READ:
+                readable.append(source)
+        # Everybody is read in every turn, so that nobody starves behind a flood of others.
+        share = min(READ_BYTES, max(1024, GATHER_BYTES // max(1, len(readable))))
+        for client in readable:
+            if client.stage is not Stage.GONE:
+                handle_client(client, share)
+        for client in resumed:
+            if client.is_paused:
+                client.is_paused = False
+                client.heard = self.now  # its silence was ours
+                self._touched.add(client)
+                self.perform(client)
+
+    def _flush_touched(self) -> None:
+        """Flushes whom this turn concerns; who fails leaves, which concerns others."""
+        while self.touched_rooms or self._touched:
+            while self.touched_rooms:
+                for client in list(self.touched_rooms.pop().members.values()):
+                    self._flush(client)
+            if self._touched:
+                self._flush(self._touched.pop())
+
+    def _flush(self, client: Client) -> None:
+        """One send of all that a client lacks, unless the kernel takes no more for it now."""
+        if client.stage is Stage.GONE:
+            return
+        outlet = client.outlet
+        if not client.is_blocked:
+            try:
+                sent = outlet.flush(client.socket)
+            except OSError:
+                self.lose(client)
+                return
+            if not outlet.is_empty:
+                client.is_blocked = True
+                if sent or client.stalled_since == NEVER:
+                    client.stalled_since = self.now
+            else:
+                client.stalled_since = NEVER
+                if client.stage is Stage.CLOSING:
+                    # FIN, not close: closing with unread bytes is a RST, which eats the ERROR.
+                    with contextlib.suppress(OSError):
+                        client.socket.shutdown(socket.SHUT_WR)
+        if outlet.lag > self.limits.max_lag_bytes and client.stage is not Stage.CLOSING:
+            text = f"{outlet.lag} bytes behind, at most {self.limits.max_lag_bytes} are allowed"
+            self.close(client, ErrorCode.SLOW_CONSUMER, text)
+        events = 0 if client.is_paused else selectors.EVENT_READ
+        if client.is_blocked:
+            events |= selectors.EVENT_WRITE
+        if events != client.events:
+            self._watch(client, events)
+
+    def _watch(self, client: Client, events: int) -> None:
+        if not client.events:
+            self._selector.register(client.socket, events, client)
+        elif events:
+            self._selector.modify(client.socket, events, client)
+        else:
+            self._selector.unregister(client.socket)
+        client.events = events
+
+    def _tick(self) -> None:
+        """Looks at every deadline."""
+        now, limits = self.now, self.limits
+        if now >= self._accept_at and not self._is_stopping:
+            self._accept_at = NEVER
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        for client in list(self._clients):
+            if client.stage is Stage.MEMBER:
+                if now - client.stalled_since >= limits.drain_timeout_s:
+                    text = f"nothing taken for {limits.drain_timeout_s:g} s"
+                    self.close(client, ErrorCode.SLOW_CONSUMER, text)
+                elif client.is_paused:
+                    continue  # its silence is ours
+                elif now - client.heard >= limits.ping_interval_s * (client.pings + 1):
+                    if client.pings == 2:
+                        self.close(client, ErrorCode.TIMEOUT, "two pings were not answered")
+                    else:
+                        client.pings += 1
+                        self._ping(client)
+            elif now >= client.deadline:
+                if client.stage is Stage.GREETED:
+                    text = f"no JOIN within {limits.handshake_timeout_s:g} s"
+                    self.close(client, ErrorCode.TIMEOUT, text)
+                elif client.stage is Stage.WAITING:
+                    assert client.rival is not None
+                    self._replace(client.rival)
+                else:
+                    self.lose(client)
+        if self._log is not None:
+            self._log.roll()
+
+    # ------------------------------------------------------------------- coming
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                sock, name = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._note("refused", f"all connections for a while: {exc.strerror}")
+                    self._selector.unregister(self._listener)
+                    self._accept_at = self.now + ACCEPT_PAUSE_S
+                    return
+                continue  # the client gave up before we came
+            # IPv4 that comes to an IPv6 socket is IPv4.
+            address, port = str(name[0]).removeprefix("::ffff:"), int(name[1])
+            try:
+                self._greet(sock, address, port)
+            except OSError:  # gone already
+                sock.close()
+
+    def _greet(self, sock: socket.socket, address: str, port: int) -> None:
+        limits = self.limits
+        sock.setblocking(False)
+        is_exempt = limits.is_loopback_exempt and chat_daemon.is_loopback(address)
+        if self._per_ip.get(address, 0) >= limits.max_per_ip and not is_exempt:
+            # Before HELLO, because half-open ones count.  The client has sent nothing yet that a
+            # RST could answer, so it is closed at once: a flood from one address must stay cheap.
+            text = f"{limits.max_per_ip} connections from {address} are enough"
+            self._note("refused", f"{chat_daemon.place(address, port)} ip_limit: {text}")
+            with sock:
+                sock.send(Error(ErrorCode.IP_LIMIT, text).serialize())
+            return
+        while len(self._half_open) >= limits.max_half_open:
+            oldest = next(iter(self._half_open))
+            self.close(oldest, ErrorCode.TIMEOUT, "others wanted to join too")
+        # Frames are sent as soon as they are whole: waiting for more (Nagle) only adds latency.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = Client(
+            self,
+            sock,
+            address,
+            chat_daemon.place(address, port),
+            deadline=self.now + limits.handshake_timeout_s,
+            heard=self.now,
+            nonce=secrets.token_bytes(NONCE_BYTES),
+            frame_bucket=Bucket(limits.rate, self.now),
+            direct_bucket=Bucket(limits.direct_rate, self.now),
+        )
+        self._watch(client, selectors.EVENT_READ)
+        self._clients.add(client)
+        self._half_open[client] = None
+        self._per_ip[address] = self._per_ip.get(address, 0) + 1
+        hello = Hello(VERSION, VERSION, client.nonce, bool(self._password))
+        client.outlet.put(hello.serialize())
+        self._touched.add(client)
+
+    def perform(self, client: Client) -> None:
+        """Performs the frames that a client's decoder holds, until it must pause or close."""
+        try:
+            pause_s = self._perform(client)
+        except TooLarge as exc:
+            self.close(client, ErrorCode.TOO_LARGE, str(exc))
+        except UnknownVersion as exc:
+            self.close(client, ErrorCode.VERSION, f"{exc}; this relay speaks version {VERSION}")
+        except WireError as exc:
+            self.close(client, ErrorCode.BAD_FRAME, str(exc))
+        except Exception as exc:  # a bug of ours: it costs this client, not its room
+            where = traceback.extract_tb(exc.__traceback__)[-1]  # the text might be content
+            self._note("bug", f"{client.name} {type(exc).__name__} in line {where.lineno}")
+            self.lose(client)
+        else:
+            if pause_s is not None:
+                client.is_paused = True
+                self._pauses += 1
+                heappush(self._paused, (self.now + pause_s, self._pauses, client))
+                self._touched.add(client)
+
+    def _perform(self, client: Client) -> float | None:
+        """Returns for how many seconds not to read this client, None to go on."""
+        for count, frame in enumerate(client.decoder, 1):
+            wait_s = 0.0
+            kind = frame.type
+            if kind not in LEGAL[client.stage]:
+                raise Malformed(f"a frame of type {kind} is not expected {client.stage.value}")
+            if kind == FrameType.BROADCAST:
+                if len(frame.raw) > 5 + MAX_PAYLOAD_BYTES:
+                    raise TooLarge(f"a payload is at most {MAX_PAYLOAD_BYTES} bytes")
+                broadcast(frame.raw, client)
+                wait_s = client.frame_bucket.spend(1, self.now)
+            elif kind == FrameType.DIRECT:
+                self._direct(frame, client)
+                wait_s = client.direct_bucket.spend(len(frame.raw), self.now)
+            elif kind == FrameType.JOIN:
+                self._join(Join.parse(frame.body), client)
+            elif kind == FrameType.PONG:
+                Pong.parse(frame.body)  # any bytes count as one
+            else:
+                if kind == FrameType.PING:
+                    client.outlet.put(Pong(Ping.parse(frame.body).token).serialize())
+                    self._touched.add(client)
+                else:
+                    self._rebundle(Rebundle.parse(frame.body), client)
+                wait_s = client.frame_bucket.spend(1, self.now)
+            if client.stage is Stage.CLOSING:
+                return None
+            if wait_s > 0:
+                return max(wait_s, MIN_PAUSE_S)
+            if count == FRAMES_A_TURN:
+                return 0.0
+        return None
+
+    def _join(self, join: Join, client: Client) -> None:
+        """The checks of a JOIN, in the order of section 2.3; size and version came before, the
+        address when it connected."""
+        if self._password:
+            proof = join_proof(
+                self._password, client.nonce, join.room_tag, join.session_id, join.bundle
+            )
+            if not hmac.compare_digest(proof, join.proof):
+                text = "wrong password" if any(join.proof) else "this relay needs a password"
+                self.close(client, ErrorCode.PASSWORD, text)
+                return
+        self._admit(join, client)
+
+    def _admit(self, join: Join, client: Client) -> None:
+        """The checks behind the password; once more when a rival is gone."""
+        room = self._rooms.get(join.room_tag)
+        rival = room.members.get(join.session_id) if room is not None else None
+        if rival is not None:
+            # Half-dead connections look alive for long: ask.  A full relay does not shut out who
+            # comes back, since that adds no member.
+            client.stage, client.join, client.rival = Stage.WAITING, join, rival
+            client.deadline = self.now + self.limits.challenge_timeout_s
+            rival.challengers.append(client)
+            self._ping(rival)
+        elif self._members >= self.limits.max_clients:
+            text = f"the relay has {self._members} members, which is all it takes"
+            self.close(client, ErrorCode.ROOM_FULL, text)
+        else:
+            self._enter(join, client)
+
+    def _enter(self, join: Join, client: Client) -> None:
+        """One point in the room's log: WELCOME is the state before it, ADD stands there for the
+        others, the newcomer's cursor behind it."""
+        room = self._rooms.setdefault(join.room_tag, Room(join.room_tag))
+        others = [Member(other.session_id, other.bundle) for other in room.members.values()]
+        if others:
+            room.log.append(Add(join.session_id, join.bundle).serialize())
+            self.touched_rooms.add(room)
+        client.outlet.enter(room.log)
+        client.outlet.put(welcome_frames(others), is_lag=False)
+        self._touched.add(client)
+        client.decoder.limit = MAX_FRAME_BYTES
+        client.room, client.session_id, client.bundle = room, join.session_id, join.bundle
+        client.stage, client.deadline, client.join = Stage.MEMBER, NEVER, None
+        room.members[client.session_id] = client
+        self._members += 1
+        del self._half_open[client]
+        self._note("join", f"{client.name} session {client.session_id[:4].hex()}")
+
+    # ------------------------------------------------------------------- being there
+
+    def _direct(self, frame: Frame, sender: Client) -> None:
+        assert sender.room is not None  # a member
+        member = sender.room.members.get(Direct.parse(frame.body).session_id)
+        if member is not None:  # else dropped silently: who is absent fetches it from others
+            member.outlet.put(frame.raw)
+            self._touched.add(member)
+
+    def _rebundle(self, message: Rebundle, sender: Client) -> None:
+        assert sender.room is not None  # a member
+        sender.bundle = message.bundle
+        add = Add(sender.session_id, message.bundle).serialize()
+        for member in sender.room.members.values():
+            if member is not sender:
+                member.outlet.put(add)
+        self.touched_rooms.add(sender.room)
+
+    def _ping(self, client: Client) -> None:
+        client.outlet.put(Ping(int(self.now * 1000)).serialize())
+        self._touched.add(client)
+
+    # ------------------------------------------------------------------- going
+
+    def close(self, client: Client, code: ErrorCode, text: str) -> None:
+        """Says why, and closes once the client has read it or `linger_s` is over."""
+        stage = client.stage
+        if stage in (Stage.CLOSING, Stage.GONE):
+            return
+        self._linger(client, Error(code, text))
+        why = f"{code.name.lower()}: {text}"
+        if stage is Stage.MEMBER:
+            self._leave(client, LEAVE_REASONS[code], why)
+        else:
+            self._withdraw(client)
+            self._note("refused", f"{client.name} {why}")
+
+    def _linger(self, client: Client, error: Error) -> None:
+        client.stage, client.is_paused = Stage.CLOSING, False
+        client.deadline = self.now + self.limits.linger_s
+        if error.code == ErrorCode.SLOW_CONSUMER:
+            client.outlet.cut(error.serialize())
+        else:  # behind what it has yet to receive, its own receipts among it
+            client.outlet.end(error.serialize())
+        self._touched.add(client)
+        self._closing[client] = None
+        if len(self._closing) > MAX_CLOSING:
+            self.lose(next(iter(self._closing)))
+
+    def lose(self, client: Client) -> None:
+        """Closes a connection now: nothing is left to say, or nobody to say it to."""
+        if client.stage is Stage.GONE:
+            return
+        if client.stage is Stage.MEMBER:
+            self._leave(client, LeaveReason.LEFT, "left")
+        elif client.stage is not Stage.CLOSING:
+            self._withdraw(client)
+            self._note("refused", f"{client.name} closed before it joined")
+        client.stage, client.is_paused = Stage.GONE, False
+        client.outlet.cut(b"")  # holds on to no segment of the log
+        self._closing.pop(client, None)
+        self._clients.remove(client)
+        self._per_ip[client.address] -= 1
+        if not self._per_ip[client.address]:
+            del self._per_ip[client.address]
+        if client.events:
+            self._selector.unregister(client.socket)
+        client.socket.close()
+
+    def _withdraw(self, client: Client) -> None:
+        """A connection will not join after all."""
+        del self._half_open[client]
+        if client.rival is not None:
+            client.rival.challengers.remove(client)
+            client.rival = None
+
+    def _leave(self, client: Client, reason: LeaveReason, why: str) -> None:
+        """Out of the room; the others see DEL, or the ADD that follows where it is replaced."""
+        room = client.room
+        assert room is not None  # a member
+        del room.members[client.session_id]
+        self._members -= 1
+        if not room.members:
+            del self._rooms[room.tag]
+        elif reason is not LeaveReason.REPLACED:
+            room.log.append(Del(client.session_id, reason).serialize())
+            self.touched_rooms.add(room)
+        self._note("leave", f"{client.name} session {client.session_id[:4].hex()} {why}")
+        waiting, client.challengers = client.challengers, []
+        for newcomer in waiting:
+            assert newcomer.join is not None  # it waits
+            newcomer.rival = None
+            self._admit(newcomer.join, newcomer)
+
+    def _replace(self, old: Client) -> None:
+        """Nothing came from a session's old connection: who claimed it first has it."""
+        text = "this session joined again over another connection"
+        self._linger(old, Error(ErrorCode.SESSION_IN_USE, text))
+        self._leave(old, LeaveReason.REPLACED, "replaced by a new connection")
+
+    def _begin_stop(self) -> None:
+        """Tells everybody, behind all that they have yet to receive."""
+        self._is_stopping = True
+        self._note("stop", f"{self._members} members")
+        self._selector.unregister(self._waker)
+        if self._accept_at == NEVER:
+            self._selector.unregister(self._listener)
+        self._listener.close()
+        for client in self._clients:
+            if client.stage is not Stage.CLOSING:
+                error = Error(ErrorCode.SHUTDOWN, "the relay is going down")
+                client.outlet.put(error.serialize())
+                client.stage, client.is_paused = Stage.CLOSING, False
+                client.deadline = self.now + self.limits.linger_s
+                self._touched.add(client)
+
+    def _note(self, kind: str, text: str) -> None:
+        if self._log is not None:
+            self._log.line(kind, text)
+
+
+# --------------------------------------------------------------------------- the process
+
+
+def _stop_with_stdin(relay: Relay) -> None:
+    # os.read, not sys.stdin: a reader that is blocked there holds its lock when the process ends.
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    relay.request_stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the relay until SIGINT, SIGTERM or, if asked, the end of stdin; returns the code."""
+    try:
+        options = chat_daemon.options(argv, Limits.max_clients, Limits.max_per_ip, Limits.rate)
+    except SystemExit as exc:  # --help, --version, or usage
+        return exc.code if isinstance(exc.code, int) else 0
+    password = b""
+    if options.password_file is not None:
+        try:
+            password = chat_daemon.read_password(options.password_file)
+        except (OSError, ValueError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else exc
+            chat_daemon.complain(f"password file {options.password_file}: {why}")
+            return 2
+    limits = Limits(
+        max_clients=options.max_clients, max_per_ip=options.max_per_ip, rate=options.rate
+    )
+    chat_daemon.raise_file_limit(limits.max_clients + limits.max_half_open + MAX_CLOSING + 64)
+    log = chat_daemon.log_to_stderr()
+    try:
+        relay = start_server(options.host, options.port, password=password, limits=limits, log=log)
+    except OSError as exc:
+        if log is not None:
+            log.close()
+        chat_daemon.complain(chat_daemon.bind_hint(exc, options.host, options.port))
+        return 3
+    handled = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda *_: relay.request_stop()) for number in handled]
+    if options.exit_with_stdin:
+        threading.Thread(target=_stop_with_stdin, args=(relay,), name="stdin", daemon=True).start()
+    host, port = relay.address
+    chat_daemon.say("Server is running...")
+    chat_daemon.say(f"Listening on {chat_daemon.place(host, port)}")
+    for line in chat_daemon.join_lines(host, port):
+        chat_daemon.say(line)
+    if password:
+        chat_daemon.say("They need the password too: --password-file FILE")
+    while not relay.wait(0.5):  # one long wait would not see Ctrl-C on Windows
+        pass
+    relay.stop()
+    for number, handler in zip(handled, handlers, strict=True):
+        signal.signal(number, handler)
+    if log is not None:
+        log.close()
+    return 1 if relay.failure is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

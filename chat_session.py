@@ -1,0 +1,1059 @@
+"""One member's rules: a frame, a typed line or the passing of time in, effects out.
+
+What lives here: everything that decides what a client says, believes, shows and keeps.  What it
+does not know: sockets, threads, files, clocks, SQLite.  Every method that needs the time is given
+a `Moment`; every method returns effects, which the caller performs in the order given, appends
+first: all `Append`s of a batch are on disk before the first other effect is performed.
+
+    effects = session.receive(frame, now)       # a Frame from the relay
+    effects = session.typed("hello", now)       # a line from the person
+    effects = session.tick(now, chain.head())   # at least each 100 ms, with nothing unperformed
+
+Specified in docs/PROTOCOL.md, sections 2 (as a client) and 3.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import NamedTuple
+
+from blockchain import BlockType, Draft, Head
+
+from chat_commands import HELP, Command, read_typed
+from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
+from chat_messages import (
+    AUDIENCE_ITEM_BYTES,
+    Ack,
+    Bundle,
+    Entry,
+    EntryKind,
+    Event,
+    EventKind,
+    FeedReport,
+    KeyRefusal,
+    KeyRequest,
+    KeyShare,
+    Message,
+    Payload,
+    RefusalReason,
+    SignedEntry,
+    parse_payload,
+)
+from chat_roster import Person, Roster
+from chat_terminal import Kind, Line
+from chat_wire import (
+    MAX_TEXT_BYTES,
+    Add,
+    Broadcast,
+    Del,
+    Direct,
+    Error,
+    ErrorCode,
+    Frame,
+    FrameType,
+    Hello,
+    Join,
+    LeaveReason,
+    Member,
+    Rebundle,
+    Welcome,
+    WireError,
+    join_proof,
+    u64,
+)
+from crypto_utils import (
+    CryptoError,
+    EncryptionManager,
+    Keystore,
+    KeyUsed,
+    RoomSecret,
+    SigningKey,
+    TooFarAhead,
+    pair_tag,
+    random_bytes,
+)
+
+__all__ = [
+    "Append",
+    "Close",
+    "Credit",
+    "Effect",
+    "Leave",
+    "MakeSessionKey",
+    "MEMBERS_TABLE",
+    "Memory",
+    "Moment",
+    "Query",
+    "Ready",
+    "Refuse",
+    "Remember",
+    "Session",
+    "Show",
+    "Transmit",
+]
+
+SEK_MAX_AGE_S = 3600.0
+# Making the next SEK starts before the old one is over, so that none is used beyond its hour.
+_SEK_RENEW_AFTER_S = 3540.0
+_SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
+_MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
+_REQUEST_AFTER_S = 2.0
+_ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
+_ACK_MIN_INTERVAL_S = 2.0
+_ACK_INTERVAL_PER_MEMBER_S = 0.1
+_FEED_LIFE_MS = 30 * 24 * 3600 * 1000  # first acks and memory go back 30 days
+MEMBERS_TABLE = "members"
+
+
+class Moment(NamedTuple):
+    """Now, twice."""
+
+    s: float  # seconds that pass while the machine sleeps too: for ages and intervals
+    ms: int  # wall clock, milliseconds since 1970, UTC: for people
+
+
+# --------------------------------------------------------------------------- effects
+
+
+@dataclass(frozen=True)
+class Append:
+    """A block for our chain."""
+
+    draft: Draft
+
+
+@dataclass(frozen=True)
+class Transmit:
+    """A frame for the relay."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True)
+class Show:
+    """A line for the person."""
+
+    line: Line
+
+
+@dataclass(frozen=True)
+class Credit:
+    """A message of ours is on the chain: one coin, and the line that says so."""
+
+
+@dataclass(frozen=True)
+class Remember:
+    """A row of a sealed side table."""
+
+    table: str
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True)
+class MakeSessionKey:
+    """A new SEK is due: make one elsewhere and hand it to `session_key_made`."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The first WELCOME is complete: lines may be typed from here on."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A command that the chain's owner answers: history, wallet or chain."""
+
+    name: str
+    argument: str
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A typed line that was not taken, so that it can be given back to the person."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Leave:
+    """The session is over, for the person's own reasons."""
+
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Close:
+    """The connection is of no use any more; `exit_code` is what it means for a run that ends."""
+
+    exit_code: int
+
+
+Effect = (
+    Append
+    | Transmit
+    | Show
+    | Credit
+    | Remember
+    | MakeSessionKey
+    | Ready
+    | Query
+    | Refuse
+    | Leave
+    | Close
+)
+Effects = list[Effect]
+
+
+def _notice(text: str) -> Show:
+    return Show(Line(Kind.NOTICE, text))
+
+
+def _alert(text: str) -> Show:
+    return Show(Line(Kind.ALERT, text))
+
+
+# --------------------------------------------------------------------------- state
+
+
+@dataclass
+class Memory:
+    """What a session knows of earlier runs, read from the chain and its side tables."""
+
+    known: dict[bytes, Person] = field(default_factory=dict)  # met in this room, by fingerprint
+    ignored: set[bytes] = field(default_factory=set)
+    feeds: dict[tuple[bytes, bytes], TheirFeed] = field(default_factory=dict)  # by tag, session_id
+
+    def read_event(self, event: Event) -> None:
+        """An EVENT block's event, in the order of the chain."""
+        if event.kind == EventKind.IGNORE:
+            self.ignored.add(event.body)
+        elif event.kind == EventKind.UNIGNORE:
+            self.ignored.discard(event.body)
+
+    def read_received(self, entry: Entry) -> None:
+        """A RECEIVED block's entry, in the order of the chain."""
+        key = (entry.tag, entry.session_id)
+        self.feeds.setdefault(key, TheirFeed(*key)).resume(entry)
+
+    def read_member(self, room: RoomSecret, key: bytes, value: bytes) -> None:
+        """A row of the side table `members`: room_tag ‖ fingerprint → last_seen_ms u64 ‖ nick."""
+        if key[:16] == room.tag:
+            seen_ms = int.from_bytes(value[:8], "big")
+            self.known[key[16:]] = Person(value[8:].decode("utf-8", "replace"), seen_ms)
+
+
+class _State(Enum):
+    OFFLINE = auto()
+    CONNECTED = auto()  # HELLO is awaited
+    JOINING = auto()  # the last WELCOME is awaited
+    JOINED = auto()
+
+
+class _Sent(NamedTuple):
+    frame: bytes
+    is_chat: bool
+
+
+@dataclass
+class _Conversation:
+    """The room's, or one with a single person."""
+
+    ours: OurFeed
+    peer: bytes | None  # the other's fingerprint; None: the room
+    seen: bytes = bytes(32)  # entry_id of the last entry of somebody else that was shown
+    unechoed: dict[tuple[int, int], _Sent] = field(default_factory=dict)  # by (epoch, n)
+    pending: list[SignedEntry] = field(default_factory=list)  # written with no connection
+    chats: list[int] = field(default_factory=list)  # seqs of our chat entries, the pair's unacked
+    # acks of ours
+    ack_number: int = 0
+    ack_due: bool = False
+    next_ack_s: float = 0.0
+    advanced: set[bytes] = field(default_factory=set)  # session_ids whose feed we owe a report
+
+
+class Session:
+    """One run's membership of one room.  Owned by the engine's thread."""
+
+    def __init__(
+        self,
+        keystore: Keystore,
+        room: RoomSecret,
+        nick: str,
+        sek: EncryptionManager,
+        now: Moment,
+        *,
+        memory: Memory | None = None,
+        password: bytes = b"",
+        linger_s: float = 10.0,
+    ) -> None:
+        """Raises ValueError for a nick outside the grammar (`check_nick`)."""
+        memory = memory or Memory()
+        self._keystore = keystore
+        self._room = room
+        self._password = password
+        self._linger_s = linger_s
+        self._session_id = random_bytes(16)
+        self._key = SigningKey.generate()
+        self._seks: list[tuple[int, EncryptionManager]] = []
+        self._old_sek_dies_s = 0.0
+        self._sek_made_s = now.s
+        self._sek_asked = False
+        self._roster = Roster(self._new_bundle(nick, sek), memory.known, now.ms)
+        self._ignored = set(memory.ignored)
+        self._feeds = {
+            k: f for k, f in memory.feeds.items() if now.ms - f.updated_ms < _FEED_LIFE_MS
+        }
+        self._conversations: dict[bytes, _Conversation] = {}
+        self._room_conversation = self._conversation(room.tag, None)
+        self._recorded: set[bytes] = set()  # bundles that are on the chain already, by session_id
+        self._ack_numbers: dict[tuple[bytes, bytes], int] = {}  # (session_id, tag) → last
+        self._answered_s: dict[tuple[bytes, bytes], float] = {}
+        self._said_unreadable: set[bytes] = set()
+        self._state = _State.OFFLINE
+        self._was_ready = False
+        self._leaving_by_s: float | None = None
+        self.counts: Counter[str] = Counter()  # frames that came to nothing, by reason
+
+    # ----------------------------------------------------------------- the connection
+
+    @property
+    def our_name(self) -> str:
+        """nick#tag of our own."""
+        return self._roster.name(self._our.fingerprint)
+
+    @property
+    def joined(self) -> bool:
+        """Whether we are in the room now."""
+        return self._state is _State.JOINED
+
+    @property
+    def _our(self) -> Bundle:
+        return self._roster.our
+
+    def connected(self) -> Effects:
+        """A connection to the relay was made; it speaks first."""
+        self._state = _State.CONNECTED
+        return []
+
+    def disconnected(self, why: str, now: Moment) -> Effects:
+        """The connection is gone; what is typed from here on is kept."""
+        was_joined, self._state = self._state is _State.JOINED, _State.OFFLINE
+        self._roster.clear(now.s, now.ms)
+        if self.leaving:
+            return []
+        kept = "; what you type is kept on your chain, not delivered" if was_joined else ""
+        return [_alert(f"connection lost: {why}{kept}")]
+
+    def receive(self, frame: Frame, now: Moment) -> Effects:
+        """A frame from the relay, whose word is never evidence of who somebody is.
+
+        Never raises: what cannot be understood closes the connection, as PROTOCOL.md 2.2 says.
+        """
+        try:
+            return self._receive(frame, now)
+        except WireError as exc:
+            return [_alert(f"the relay broke the protocol: {exc}"), Close(3)]
+
+    def _receive(self, frame: Frame, now: Moment) -> Effects:
+        expected = {
+            _State.CONNECTED: (FrameType.HELLO, FrameType.ERROR),
+            _State.JOINING: (FrameType.WELCOME, FrameType.ERROR),
+            _State.JOINED: (
+                FrameType.BROADCAST,
+                FrameType.DIRECT,
+                FrameType.ADD,
+                FrameType.DEL,
+                FrameType.ERROR,
+            ),
+        }.get(self._state, ())
+        if frame.type not in expected:
+            raise WireError(f"a frame of type {frame.type} does not belong here")
+        match frame.type:
+            case FrameType.BROADCAST:
+                return self._payload(Broadcast.parse(frame.body).payload, frame, now, direct=False)
+            case FrameType.DIRECT:
+                direct = Direct.parse(frame.body)
+                if direct.session_id != self._session_id:
+                    return self._dropped("misdirected")
+                return self._payload(direct.payload, frame, now, direct=True)
+            case FrameType.ADD:
+                add = Add.parse(frame.body)
+                return self._added(Member(add.session_id, add.bundle), now, said=True)
+            case FrameType.DEL:
+                return self._deleted(Del.parse(frame.body), now)
+            case FrameType.HELLO:
+                return self._hello(Hello.parse(frame.body))
+            case FrameType.WELCOME:
+                return self._welcome(Welcome.parse(frame.body), now)
+            case _:
+                return self._error(Error.parse(frame.body))
+
+    def _hello(self, hello: Hello) -> Effects:
+        if hello.needs_password and not self._password:
+            return [
+                Show(Line(Kind.ERROR, "this relay wants a password: --password-file FILE")),
+                Close(5),
+            ]
+        proof = bytes(32)
+        if hello.needs_password:
+            proof = join_proof(
+                self._password, hello.nonce, self._room.tag, self._session_id, self._our.raw
+            )
+        self._state = _State.JOINING
+        join = Join(self._room.tag, self._session_id, proof, self._our.raw)
+        return [Transmit(join.serialize())]
+
+    def _welcome(self, welcome: Welcome, now: Moment) -> Effects:
+        effects: Effects = []
+        for member in welcome.members:
+            effects += self._added(member, now, said=False)
+        if not welcome.last:
+            return effects
+        self._state = _State.JOINED
+        for conversation in self._conversations.values():
+            conversation.advanced |= {
+                session_id for tag, session_id in self._feeds if tag == conversation.ours.tag
+            }
+        room = self._room_conversation
+        room.ack_due, room.next_ack_s = True, now.s  # a newcomer acks at once
+        effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
+        names = sorted(self._roster.name(b.fingerprint) for b in self._roster.live.values())
+        here = ", ".join(names) if names else "nobody else yet"
+        effects.append(_notice(f"you are {self.our_name}; in the room: {here}"))
+        if not self._was_ready:
+            self._was_ready = True
+            effects.append(Ready())
+        return effects
+
+    def _error(self, error: Error) -> Effects:
+        code = 5 if error.code == ErrorCode.PASSWORD else 3
+        return [
+            Show(Line(Kind.ERROR, f"the relay closed the connection: {error.text}")),
+            Close(code),
+        ]
+
+    # ----------------------------------------------------------------- presence
+
+    def _added(self, member: Member, now: Moment, *, said: bool) -> Effects:
+        try:
+            bundle = Bundle.parse(member.bundle, self._room)
+            if bundle.session_id != member.session_id or member.session_id == self._session_id:
+                raise WireError("the bundle is of another session")
+        except (WireError, CryptoError) as exc:
+            self.counts["bundle refused"] += 1
+            return [_alert(f"refused a member whose bundle does not hold: {exc}")]
+        before = self._roster.live.get(bundle.session_id)
+        if before is not None and bundle.raw == before.raw:
+            return []
+        if before is not None and not bundle.may_follow(before):
+            return self._dropped("stale bundle")
+        called = self._roster.name(bundle.fingerprint)
+        self._roster.add(bundle, now.s, now.ms)
+        self._room_conversation.ack_due = True
+        self._restate_feed(bundle.session_id)
+        value = u64(now.ms) + bundle.nick.encode()
+        effects: Effects = [Remember(MEMBERS_TABLE, self._room.tag + bundle.fingerprint, value)]
+        name = self._roster.name(bundle.fingerprint)
+        if before is None and said:
+            effects.append(_notice(f"{name} joined"))
+        elif before is not None and name != called:
+            effects.append(_notice(f"{called} is now called {name}"))
+        return effects
+
+    def _deleted(self, gone: Del, now: Moment) -> Effects:
+        bundle = self._roster.remove(gone.session_id, now.s, now.ms)
+        if bundle is None:
+            return self._dropped("unknown member left")
+        self._room_conversation.ack_due = True
+        why = {
+            LeaveReason.TIMEOUT: " (connection lost)",
+            LeaveReason.SLOW_CONSUMER: " (too slow)",
+            LeaveReason.BAD_FRAME: " (broke the protocol)",
+        }.get(gone.reason, "")  # type: ignore[call-overload]
+        return [_notice(f"{self._roster.name(bundle.fingerprint)} left{why}")]
+
+    def _restate_feed(self, session_id: bytes) -> None:
+        for tag, author in self._feeds:
+            if author == session_id and tag in self._conversations:
+                self._conversations[tag].advanced.add(session_id)
+
+    # ----------------------------------------------------------------- payloads
+
+    def _dropped(self, why: str) -> Effects:
+        self.counts[why] += 1
+        return []
+
+    def _payload(self, data: bytes, frame: Frame, now: Moment, *, direct: bool) -> Effects:
+        try:
+            payload = parse_payload(data)
+        except WireError:
+            return self._dropped("malformed")
+        if payload.session_id == self._session_id:
+            return self._echo(payload, frame)
+        author = self._roster.live.get(payload.session_id)
+        if author is None:
+            return self._dropped("of no member")
+        if payload.tag == self._room.tag:
+            for_room = True
+        elif payload.tag == self._pair_tag(author.fingerprint):
+            for_room = False
+        else:
+            return self._dropped("of another conversation")
+        # A key's way is direct always; a message and an ack go the conversation's own way.
+        if direct != (not for_room or isinstance(payload, KeyShare | KeyRequest | KeyRefusal)):
+            return self._dropped("came the wrong way")
+        if isinstance(payload, Message):
+            return self._message(payload, author, now)
+        try:
+            payload.verify(author.session_key)
+        except CryptoError:
+            return self._dropped("bad signature")
+        match payload:
+            case KeyShare():
+                return self._key_share(payload, author, now)
+            case KeyRequest():
+                return self._key_request(payload, author, now)
+            case KeyRefusal():
+                return self._key_refusal(payload, author)
+            case Ack():
+                return self._ack(payload, now)
+
+    def _echo(self, payload: Payload, frame: Frame) -> Effects:
+        """The relay's copy of what we sent: our receipt that it went out, and unaltered."""
+        conversation = self._conversations.get(payload.tag)
+        if not isinstance(payload, Message) or conversation is None:
+            return []
+        key = (payload.epoch, payload.n)
+        sent = conversation.unechoed.get(key)
+        if sent is None or sent.frame != frame.raw:
+            return self._dropped("altered echo" if sent else "duplicate")
+        del conversation.unechoed[key]
+        return []
+
+    def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
+        key = (tag, session_id)
+        if key not in self._feeds:
+            self._feeds[key] = TheirFeed(*key)
+        return self._feeds[key]
+
+    def _message(self, message: Message, author: Bundle, now: Moment) -> Effects:
+        feed = self._feed(message.tag, message.session_id)
+        if not feed.has_key(message.epoch):
+            return self._hold(message, feed, author, now)
+        try:
+            signed = feed.open(message, author.session_key)
+        except KeyUsed:
+            return self._dropped("duplicate")
+        except TooFarAhead:
+            return self._dropped("too far ahead")
+        except (CryptoError, WireError):
+            return self._dropped("altered")
+        entry = signed.entry
+        missing_before = feed.missing_count()
+        match feed.accept(entry):
+            case Arrival.DUPLICATE:
+                return self._dropped("duplicate")
+            case Arrival.NOT_OURS:
+                return self._dropped("before our time")
+            case Arrival.CONTRADICTION:
+                self.counts["contradiction"] += 1
+                if feed.contradicted:
+                    return []
+                feed.contradicted = True
+                name = self._roster.name(author.fingerprint)
+                return [_alert(f"{name} contradicts what {name} said before; not shown, not kept")]
+        effects = self._record_bundle(author)
+        record = signed.serialize()
+        effects.append(Append(Draft(BlockType.RECEIVED, record, entry.entry_id)))
+        if (missed := feed.missing_count() - missing_before) > 0:
+            name, many = self._roster.name(author.fingerprint), "s" if missed > 1 else ""
+            effects.append(_notice(f"{missed} message{many} of {name} missing here"))
+        conversation = self._conversation(
+            message.tag, None if message.tag == self._room.tag else author.fingerprint
+        )
+        conversation.advanced.add(message.session_id)
+        conversation.ack_due = True
+        if entry.kind == EntryKind.CHAT and author.fingerprint not in self._ignored:
+            conversation.seen = entry.entry_id
+            name = self._roster.name(author.fingerprint)
+            label = name if conversation.peer is None else f"{name} (private)"
+            text = entry.text.decode()
+            effects.append(Show(Line(Kind.MESSAGE, text, label, entry.sent_ms)))
+        elif entry.kind not in tuple(EntryKind):
+            name = self._roster.name(author.fingerprint)
+            effects.append(_notice(f"{name} sent something of kind {entry.kind}; kept, not shown"))
+        return effects
+
+    def _hold(self, message: Message, feed: TheirFeed, author: Bundle, now: Moment) -> Effects:
+        if message.epoch <= feed.refused:
+            return self._dropped("not for us")
+        held = [m for f in self._feeds.values() for m in f.held]
+        of_session = sum(m.session_id == message.session_id for m in held)
+        size = sum(len(m.sealed) for m in held) + len(message.sealed)
+        if of_session >= MAX_HELD_FRAMES or size > _MAX_HELD_BYTES:
+            return self._dropped("not held")
+        if not feed.held:
+            feed.held_since_s = now.s
+        feed.held.append(message)
+        return []
+
+    # ----------------------------------------------------------------- keys
+
+    def _key_share(self, share: KeyShare, author: Bundle, now: Moment) -> Effects:
+        if share.recipient != self._session_id:
+            return self._dropped("misdirected")
+        sek = next((k for number, k in self._seks if number == share.sek_number), None)
+        feed = self._feed(share.tag, share.session_id)
+        if sek is None or not feed.may_unwrap(share, now.s):
+            return self._dropped("key share of no use")
+        try:
+            chain_key = share.unwrap(sek)
+        except CryptoError:
+            return self._dropped("altered")
+        feed.take_key(share, chain_key, self._room.mix, now.s)
+        return self._open_held(feed, author, now)
+
+    def _open_held(self, feed: TheirFeed, author: Bundle, now: Moment) -> Effects:
+        effects: Effects = []
+        for message in feed.take_held():
+            if feed.has_key(message.epoch):
+                effects += self._message(message, author, now)
+            else:
+                self.counts["not for us"] += 1
+        return effects
+
+    def _key_request(self, request: KeyRequest, asker: Bundle, now: Moment) -> Effects:
+        if request.author != self._session_id:
+            return self._dropped("misdirected")
+        key = (request.session_id, request.tag)
+        if now.s - self._answered_s.get(key, -_ANSWER_EVERY_S) < _ANSWER_EVERY_S:
+            return self._dropped("asked too often")
+        self._answered_s[key] = now.s
+        conversation = self._conversations.get(request.tag)
+        if asker.fingerprint in self._ignored:
+            answer: KeyShare | KeyRefusal = self._refusal(request, RefusalReason.ASK_LATER)
+        elif conversation is None or conversation.ours.chain is None:
+            answer = self._refusal(request, RefusalReason.NOT_FOR_YOU)
+        else:
+            answer = conversation.ours.share(asker)
+        return [Transmit(Direct(asker.session_id, answer.serialize()).serialize())]
+
+    def _refusal(self, request: KeyRequest, reason: RefusalReason) -> KeyRefusal:
+        return KeyRefusal.create(self._key, self._session_id, request, reason)
+
+    def _key_refusal(self, refusal: KeyRefusal, author: Bundle) -> Effects:
+        feed = self._feed(refusal.tag, refusal.session_id)
+        if refusal.requester != self._session_id or refusal.epoch not in feed.asked:
+            return self._dropped("misdirected")
+        feed.asked.discard(refusal.epoch)
+        feed.refused = max(feed.refused, refusal.epoch)
+        self.counts["not for us"] += len(feed.take_held())
+        if author.fingerprint in self._said_unreadable:
+            return []
+        self._said_unreadable.add(author.fingerprint)
+        name = self._roster.name(author.fingerprint)
+        return [_notice(f"{name} says things that are not for you to read")]
+
+    # ----------------------------------------------------------------- acks
+
+    def _ack(self, ack: Ack, now: Moment) -> Effects:
+        key = (ack.session_id, ack.tag)
+        if ack.number <= self._ack_numbers.get(key, 0):
+            return self._dropped("duplicate")
+        self._ack_numbers[key] = ack.number
+        conversation = self._conversations.get(ack.tag)
+        if conversation is None:
+            return []
+        if conversation.peer is None:
+            self._roster.saw_digest(ack.session_id, ack.digest, now.s)
+        for report in ack.feeds:
+            if report.session_id == self._session_id:
+                conversation.ours.take_report(ack.session_id, report)
+                if conversation.peer is not None:
+                    conversation.chats = [
+                        seq
+                        for seq in conversation.chats
+                        if not conversation.ours.confirmed(ack.session_id, seq)
+                    ]
+        return []
+
+    def _acks(self, now: Moment, head: Head, *, at_once: bool = False) -> Effects:
+        """The acks that are due.  Everything they report must be on disk: `head` says so."""
+        effects: Effects = []
+        for tag, conversation in self._conversations.items():
+            if not conversation.ack_due or not (at_once or now.s >= conversation.next_ack_s):
+                continue
+            if conversation.peer and not self._roster.sessions_of(conversation.peer):
+                continue
+            reports: list[FeedReport] = []
+            size = 0
+            for session_id in list(conversation.advanced):
+                report = self._report(tag, session_id)
+                if report is None:
+                    conversation.advanced.discard(session_id)
+                    continue
+                size += len(report.serialize())
+                if size > Ack.ROOM_FOR_FEEDS:
+                    break
+                reports.append(report)
+                conversation.advanced.discard(session_id)
+            conversation.ack_due = bool(conversation.advanced)
+            conversation.ack_number += 1
+            digest = self._roster.digest() if conversation.peer is None else bytes(32)
+            ack = Ack.create(
+                self._key,
+                self._session_id,
+                tag,
+                conversation.ack_number,
+                digest,
+                tuple(reports),
+                head,
+            ).serialize()
+            effects += self._transmit_to(conversation, ack)
+            conversation.next_ack_s = now.s + self._ack_interval_s()
+        return effects
+
+    def _report(self, tag: bytes, session_id: bytes) -> FeedReport | None:
+        feed = self._feeds.get((tag, session_id))
+        return feed.report() if feed and feed.highest and feed.last_id else None
+
+    def _ack_interval_s(self) -> float:
+        """max(2 s, 100 ms x members) +- 25 %: total traffic stays flat as a room grows."""
+        members = len(self._roster.live) + 1
+        spread = 0.75 + 0.5 * int.from_bytes(random_bytes(2), "big") / 0xFFFF
+        return max(_ACK_MIN_INTERVAL_S, _ACK_INTERVAL_PER_MEMBER_S * members) * spread
+
+    # ----------------------------------------------------------------- what the person types
+
+    def typed(self, line: str, now: Moment) -> Effects:
+        """A line as it was typed; may hold newlines (a paste)."""
+        match read_typed(line):
+            case None:
+                return []
+            case Command(name, argument):
+                return self._command(name, argument, line, now)
+            case said:
+                return self._say(self._room_conversation, said.text, line, now)
+
+    def _command(self, name: str, argument: str, line: str, now: Moment) -> Effects:
+        match name:
+            case "help":
+                return [_notice(text) for text in HELP.values()]
+            case "who":
+                return self._who()
+            case "msg":
+                return self._msg(argument, line, now)
+            case "ignore":
+                return self._ignore(argument)
+            case "status":
+                return self._status()
+            case "history" | "wallet" | "chain":
+                return [Query(name, argument)]
+            case "quit":
+                return self.leave(now)
+            case _:
+                sentence = (
+                    f"there is no command /{name}: nothing was sent; /help lists them, "
+                    f"and //{name} says it as text"
+                )
+                return [Show(Line(Kind.ERROR, sentence)), Refuse(line)]
+
+    def _say(self, conversation: _Conversation, text: str, line: str, now: Moment) -> Effects:
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError:
+            return [Show(Line(Kind.ERROR, "this is not Unicode text: not sent")), Refuse(line)]
+        if len(data) > MAX_TEXT_BYTES:
+            sentence = f"this message has {len(data)} bytes, at most {MAX_TEXT_BYTES} can be sent: not sent"
+            return [Show(Line(Kind.ERROR, sentence)), Refuse(line)]
+        effects: Effects = []
+        audience = self._audience(conversation)
+        feed = conversation.ours
+        if self.joined:
+            feed.rotate_if_due(audience, now.s)
+            for member in self._reachable(conversation):
+                if feed.lacks_key(member):
+                    share = feed.share(member).serialize()
+                    effects.append(Transmit(Direct(member.session_id, share).serialize()))
+        effects += self._record_bundle(self._our)
+        if audience != feed.audience:
+            control = feed.write_audience(audience, conversation.seen, now.ms)
+            effects += self._send(conversation, control, BlockType.CONTROL)
+        signed = feed.write(EntryKind.CHAT, data, conversation.seen, now.ms)
+        conversation.chats.append(signed.entry.seq)
+        effects += self._send(conversation, signed, BlockType.SENT)
+        effects.append(Credit())
+        if conversation.peer is not None and not self._reachable(conversation):
+            name = self._roster.name(conversation.peer)
+            effects.append(_notice(f"{name} is away: kept on your chain, not delivered"))
+        return effects
+
+    def _send(self, conversation: _Conversation, signed: SignedEntry, block: BlockType) -> Effects:
+        effects: Effects = [Append(Draft(block, signed.serialize(), signed.entry.entry_id))]
+        if not self.joined:
+            conversation.pending.append(signed)
+            return effects
+        message = conversation.ours.seal(signed)
+        frames = self._transmit_to(conversation, message.serialize())
+        if conversation.peer is None:
+            sent = _Sent(frames[0].frame, signed.entry.kind == EntryKind.CHAT)
+            conversation.unechoed[message.epoch, message.n] = sent
+        return [*effects, *frames]
+
+    def _transmit_to(self, conversation: _Conversation, payload: bytes) -> list[Transmit]:
+        if conversation.peer is None:
+            return [Transmit(Broadcast(payload).serialize())]
+        return [
+            Transmit(Direct(member.session_id, payload).serialize())
+            for member in self._roster.sessions_of(conversation.peer)
+        ]
+
+    def _conversation(self, tag: bytes, peer: bytes | None) -> _Conversation:
+        if tag not in self._conversations:
+            ours = OurFeed(tag, self._session_id, self._key, self._room.mix)
+            self._conversations[tag] = _Conversation(ours, peer)
+        return self._conversations[tag]
+
+    def _pair_tag(self, fingerprint: bytes) -> bytes:
+        return pair_tag(self._room, self._our.fingerprint, fingerprint)
+
+    def _audience(self, conversation: _Conversation) -> frozenset[bytes]:
+        """Who may read what we say: we alone decide."""
+        us = self._our.fingerprint
+        if conversation.peer is not None:
+            return frozenset((us, conversation.peer))
+        return frozenset(f for f in self._roster.known if f not in self._ignored)
+
+    def _reachable(self, conversation: _Conversation) -> list[Bundle]:
+        """The live sessions of the audience.  Another session under our own identity is one of
+        ours that crashed, and its keys are gone with it."""
+        audience = self._audience(conversation) - {self._our.fingerprint}
+        return [b for b in self._roster.live.values() if b.fingerprint in audience]
+
+    def _record_bundle(self, bundle: Bundle) -> Effects:
+        """The bundle goes onto the chain before its session's first entry, for deep verification."""
+        if bundle.session_id in self._recorded:
+            return []
+        self._recorded.add(bundle.session_id)
+        event = Event(EventKind.BUNDLE, bundle.raw)
+        return [Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))]
+
+    # ----------------------------------------------------------------- commands
+
+    def _one(self, name: str) -> bytes | Show:
+        """The one person that a typed name means, or the line that says why there is none."""
+        found = self._roster.find(name)
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            return Show(
+                Line(Kind.ERROR, f"there is nobody called {name} here: /who lists everybody")
+            )
+        names = ", ".join(sorted(self._roster.name(f) for f in found))
+        return Show(Line(Kind.ERROR, f"which {name}? {names}"))
+
+    def _msg(self, argument: str, line: str, now: Moment) -> Effects:
+        name, _, text = argument.partition(" ")
+        if not text.strip():
+            return [Show(Line(Kind.ERROR, "say it like this: /msg NAME TEXT")), Refuse(line)]
+        person = self._one(name)
+        if isinstance(person, Show):
+            return [person, Refuse(line)]
+        if person in self._ignored:
+            sentence = f"you ignore {self._roster.name(person)}: /ignore {name} off comes first"
+            return [Show(Line(Kind.ERROR, sentence)), Refuse(line)]
+        conversation = self._conversation(self._pair_tag(person), person)
+        return self._say(conversation, text.strip(), line, now)
+
+    def _ignore(self, argument: str) -> Effects:
+        if not argument:
+            names = ", ".join(sorted(self._roster.name(f) for f in self._ignored))
+            return [_notice(f"you ignore {names}" if names else "you ignore nobody")]
+        name, _, off = argument.partition(" ")
+        if off not in ("", "off"):
+            return [Show(Line(Kind.ERROR, "say it like this: /ignore NAME, or /ignore NAME off"))]
+        person = self._one(name)
+        if isinstance(person, Show):
+            return [person]
+        name = self._roster.name(person)
+        if bool(off) == (person not in self._ignored):
+            return [_notice(f"you do not ignore {name}" if off else f"you ignore {name} already")]
+        kind = EventKind.UNIGNORE if off else EventKind.IGNORE
+        event = Event(kind, person)
+        effects: Effects = [Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))]
+        if off:
+            self._ignored.discard(person)
+            effects.append(
+                _notice(f"you no longer ignore {name}: what {name} says from here on is shown")
+            )
+        else:
+            self._ignored.add(person)
+            effects.append(
+                _notice(
+                    f"you ignore {name}: nothing of {name} is shown, and {name} can read nothing that you say from here on"
+                )
+            )
+        return effects
+
+    def _who(self) -> Effects:
+        effects: Effects = [_notice(f"{self.our_name} (you)")]
+        for bundle in sorted(self._roster.live.values(), key=lambda b: (b.nick, b.session_id)):
+            remarks = []
+            if bundle.session_id not in self._roster.present:
+                remarks.append("not confirmed to be here yet")
+            if bundle.fingerprint in self._ignored:
+                remarks.append("ignored")
+            remarks += self._audience_remarks(bundle)
+            remark = f" ({'; '.join(remarks)})" if remarks else ""
+            effects.append(_notice(self._roster.name(bundle.fingerprint) + remark))
+        if not self.joined:
+            effects.append(_notice("not connected: who is in the room is not known"))
+        return effects
+
+    def _audience_remarks(self, bundle: Bundle) -> list[str]:
+        """How the list of who may read that member's messages differs from ours."""
+        feed = self._feeds.get((self._room.tag, bundle.session_id))
+        if feed is None or not feed.audience:
+            return []
+        size = AUDIENCE_ITEM_BYTES
+        theirs = {feed.audience[i : i + size] for i in range(0, len(feed.audience), size)}
+        live = {b.fingerprint for b in self._roster.live.values()} - {bundle.fingerprint}
+        known = {f[:size] for f in self._roster.known}
+        without = [self._roster.name(f) for f in live if f[:size] not in theirs]
+        remarks = [f"does not write to {', '.join(sorted(without))}"] if without else []
+        if strangers := len(theirs - known):
+            remarks.append(f"also writes to {strangers} you have not met")
+        return remarks
+
+    def _status(self) -> Effects:
+        room = self._room_conversation
+        effects: Effects = [
+            _notice(
+                f"in the room with {len(self._roster.live)} other"
+                f"{'' if len(self._roster.live) == 1 else 's'}"
+                if self.joined
+                else "not connected"
+            )
+        ]
+        if room.chats:
+            last = room.ours.recipients(self._roster.live)
+            done = [s for s in last if room.ours.confirmed(s, room.ours.seq)]
+            effects.append(_notice(f"your last message: delivered to {len(done)} of {len(last)}"))
+        if waiting := self._unconfirmed_names():
+            effects.append(_notice(f"not confirmed yet by {', '.join(waiting)}"))
+        if unsent := self.unsent():
+            effects.append(_notice(f"{unsent} of your messages not delivered yet"))
+        if held := sum(len(f.held) for f in self._feeds.values()):
+            effects.append(_notice(f"{held} frames wait for their key"))
+        if missing := sum(f.missing_count() for f in self._feeds.values()):
+            effects.append(_notice(f"{missing} messages of others missing here"))
+        if self.counts:
+            dropped = ", ".join(f"{n} {why}" for why, n in sorted(self.counts.items()))
+            effects.append(_notice(f"dropped frames: {dropped}"))
+        return effects
+
+    # ----------------------------------------------------------------- time and leaving
+
+    def tick(self, now: Moment, head: Head) -> Effects:
+        """What the passing of time brings.
+
+        Args:
+            head: the chain's, with every Append of ours committed: acks vouch for it.
+        """
+        effects: Effects = []
+        for feed in self._feeds.values():
+            feed.drop_old_keys(now.s)
+        if self._seks[1:] and now.s >= self._old_sek_dies_s:
+            del self._seks[1:]
+        if now.s - self._sek_made_s >= _SEK_RENEW_AFTER_S and not self._sek_asked:
+            self._sek_asked = True
+            effects.append(MakeSessionKey())
+        if self.joined:
+            effects += self._requests(now)
+            effects += self._acks(now, head, at_once=self.leaving)
+        return effects + self._leave_if_done(now)
+
+    def _requests(self, now: Moment) -> Effects:
+        effects: Effects = []
+        for feed in self._feeds.values():
+            if not feed.held or now.s - feed.held_since_s < _REQUEST_AFTER_S:
+                continue
+            for epoch in sorted({m.epoch for m in feed.held} - feed.asked):
+                feed.asked.add(epoch)
+                request = KeyRequest.create(
+                    self._key, self._session_id, feed.tag, epoch, feed.session_id
+                )
+                effects.append(Transmit(Direct(feed.session_id, request.serialize()).serialize()))
+        return effects
+
+    def session_key_made(self, sek: EncryptionManager, now: Moment) -> Effects:
+        """The SEK that MakeSessionKey asked for: the room learns it by a new bundle."""
+        self._old_sek_dies_s = now.s + _SEK_GRACE_S
+        self._sek_made_s, self._sek_asked = now.s, False
+        self._roster.our = self._new_bundle(self._our.nick, sek)
+        return [Transmit(Rebundle(self._our.raw).serialize())] if self.joined else []
+
+    def _new_bundle(self, nick: str, sek: EncryptionManager) -> Bundle:
+        number = self._seks[0][0] + 1 if self._seks else 1
+        self._seks.insert(0, (number, sek))
+        return Bundle.create(
+            self._keystore.identity,
+            self._room,
+            nick,
+            self._session_id,
+            self._key,
+            number,
+            sek.get_public_key(),
+            self._keystore.chain_id,
+            self._keystore.chain_signing_key.public,
+        )
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the person wants to go: no more lines are taken."""
+        return self._leaving_by_s is not None
+
+    def leave(self, now: Moment, within_s: float | None = None) -> Effects:
+        """The person wants to go: `tick` says Leave once every live member has confirmed, or after
+        `within_s` (linger), and never later than was said before."""
+        by_s = now.s + (self._linger_s if within_s is None else within_s)
+        self._leaving_by_s = by_s if self._leaving_by_s is None else min(by_s, self._leaving_by_s)
+        return []
+
+    def unsent(self) -> int:
+        """Our messages that never left: not echoed by the relay, or in a pair not confirmed."""
+        count = 0
+        for conversation in self._conversations.values():
+            if conversation.peer is None:
+                count += sum(s.entry.kind == EntryKind.CHAT for s in conversation.pending)
+                count += sum(sent.is_chat for sent in conversation.unechoed.values())
+            else:
+                count += len(conversation.chats)
+        return count
+
+    def _unconfirmed_names(self) -> list[str]:
+        live = self._roster.live
+        return sorted(
+            {
+                self._roster.name(live[s].fingerprint)
+                for conversation in self._conversations.values()
+                for s in conversation.ours.unconfirmed(live)
+            }
+        )
+
+    def _leave_if_done(self, now: Moment) -> Effects:
+        if self._leaving_by_s is None:
+            return []
+        unsent, waiting = self.unsent(), self._unconfirmed_names()
+        if now.s < self._leaving_by_s and self.joined and (unsent or waiting):
+            return []
+        effects: Effects = []
+        if unsent:
+            many = "s" if unsent > 1 else ""
+            effects.append(_alert(f"{unsent} message{many} not delivered; kept on your chain"))
+        elif waiting:
+            effects.append(_notice(f"your last messages are not confirmed by {', '.join(waiting)}"))
+        return [*effects, Leave(3 if unsent else 0)]

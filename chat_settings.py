@@ -1,0 +1,243 @@
+"""What the person asked for: flags, environment, config.toml, defaults, in that order.
+
+What lives here: the client's command line and its validation.  What it does not know: what is done
+with any of it.
+
+    settings = read_settings(["--server", "192.168.1.5"], os.environ)   # or UsageError
+
+Each setting is `--some-name`, `CHAINROOM_SOME_NAME`, or `some_name = …` in HOME/config.toml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from chat_messages import check_nick
+from chat_profile import check_profile_name, default_home
+from chat_wire import DEFAULT_PORT
+
+__all__ = ["VERSION_TEXT", "Settings", "UsageError", "parse_port", "read_settings"]
+
+VERSION_TEXT = "chainroom 0.1.0"
+
+_EXAMPLES = """\
+examples:
+  chat_client.py --host                      start a relay here and chat
+  chat_client.py --server 192.168.1.5        join a relay
+  echo hello | chat_client.py --server 192.168.1.5
+  chat_client.py history 50                  what was said
+  chat_client.py verify                      has anybody changed it?
+
+exit codes: 0 ok, 1 error, 2 usage, 3 network or something unsent, 4 history tampered,
+            5 refused, 6 profile in use or unreadable
+"""
+
+
+class UsageError(ValueError):
+    """Something in the settings cannot be; the text is one line for the person."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything checked; None where the person said nothing and something is asked or found."""
+
+    command: str  # chat, history, verify or wallet
+    home: Path
+    profile: str | None
+    server: str | None
+    port: int | None
+    host: int | None  # the port of a relay to start here
+    name: str | None
+    room: str
+    password_file: Path | None
+    plain: bool
+    quiet: bool
+    linger_s: float
+    count: int  # of history's messages
+    find: str
+
+
+def parse_port(text: str) -> int:
+    """1 to 65,535.  Raises ValueError with one sentence."""
+    port = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else -1
+    if not 1 <= port <= 65_535:
+        raise ValueError(f"a port is a number from 1 to 65535, not {text!r}")
+    return port
+
+
+def _host_port(text: str) -> int:
+    return 0 if text == "0" else parse_port(text)  # 0: any free one
+
+
+def _room(text: str) -> str:
+    name = unicodedata.normalize("NFC", text)
+    if not 1 <= len(name) <= 64 or any(unicodedata.category(c)[0] in "CZ" for c in name):
+        raise ValueError(f"a room's name has 1 to 64 characters and no spaces, not {text!r}")
+    return name
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise ValueError(f"a time is a number of seconds up to 86400, not {text!r}")
+    return seconds
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off", ""):
+        raise ValueError(f"a switch is true or false, not {text!r}")
+    return text.lower() in ("1", "true", "yes", "on")
+
+
+def _address(text: str) -> str:
+    if not text.strip() or any(unicodedata.category(c)[0] in "CZ" for c in text.strip()):
+        raise ValueError(f"an address looks like 192.168.1.5 or a host's name, not {text!r}")
+    return text.strip()
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 9 and int(text) > 0):
+        raise ValueError(f"a number of messages is at least 1, not {text!r}")
+    return int(text)
+
+
+# What may stand in the environment and in config.toml too.
+_LAYERED: dict[str, Callable[[str], Any]] = {
+    "profile": check_profile_name,
+    "server": _address,
+    "port": parse_port,
+    "name": lambda text: check_nick(unicodedata.normalize("NFC", text)),
+    "room": _room,
+    "password_file": Path,
+    "plain": _switch,
+    "quiet": _switch,
+    "linger": _seconds,
+}
+_DEFAULTS: dict[str, Any] = {"room": "lobby", "plain": False, "quiet": False, "linger": 10.0}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (chat_client.py --help shows what there is)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    # SUPPRESS: an attribute is there only if the flag was, so that the layers below can be asked,
+    # and so that flags work on either side of the command.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    add = common.add_argument
+    add("--home", metavar="DIR", help="where profiles and config.toml are kept")
+    add("--profile", metavar="P", help="which identity and chain (default; a free one if in use)")
+    parser = _Parser(
+        prog="chat_client.py",
+        description="LAN chat whose history you can prove.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--version", action="version", version=VERSION_TEXT)
+    add("--server", metavar="IP", help="the relay's address (asked for otherwise)")
+    add("--port", metavar="N", help=f"the relay's port ({DEFAULT_PORT})")
+    add(
+        "--host",
+        metavar="PORT",
+        nargs="?",
+        const=str(DEFAULT_PORT),
+        help="start a relay on this computer, and join it",
+    )
+    add("--name", metavar="NICK", help="what you are called (your login name)")
+    add("--room", metavar="R", help="which room (lobby)")
+    add("--password-file", metavar="F", help="a file with the relay's password")
+    add("--plain", action="store_const", const="true", help="lines only, no editing; for readers")
+    add("--quiet", action="store_const", const="true", help="messages and warnings only")
+    add("--linger", metavar="S", help="how long leaving waits for receipts, in seconds (10)")
+    commands = parser.add_subparsers(dest="command", metavar="", parser_class=_Parser)
+    history = commands.add_parser(
+        "history", parents=[common], help="[N] [--find TEXT]: the last N messages of your chain"
+    )
+    history.add_argument("count", metavar="N", nargs="?", default="20")
+    history.add_argument("--find", metavar="TEXT", default="")
+    commands.add_parser("verify", parents=[common], help="check your whole chain")
+    commands.add_parser("wallet", parents=[common], help="your balance")
+    return parser
+
+
+def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings of one run.
+
+    Raises:
+        UsageError: one line that names the flag, the variable or the file, and what is wrong.
+        SystemExit: --help and --version, which print and exit 0.
+    """
+    flags = vars(_parser().parse_args(argv))
+    home = Path(flags.get("home") or environ.get("CHAINROOM_HOME") or default_home()).expanduser()
+    config_path = home / "config.toml"
+    config = _read_config(config_path)
+    values = dict(_DEFAULTS)
+    for key, parse in _LAYERED.items():
+        flag, variable = f"--{key.replace('_', '-')}", f"CHAINROOM_{key.upper()}"
+        layers = (
+            (flag, flags.get(key)),
+            (variable, environ.get(variable)),
+            (f"{key} in {config_path}", config.get(key)),
+        )
+        for where, text in layers:
+            if text is not None:
+                values[key] = _checked(where, parse, text)
+                break
+    host = _checked("--host", _host_port, flags["host"]) if "host" in flags else None
+    if host is not None and "server" in flags:
+        raise UsageError("--host starts a relay here, --server joins one elsewhere: use one")
+    return Settings(
+        command=flags.get("command") or "chat",
+        home=home,
+        profile=values.get("profile"),
+        server=values.get("server"),
+        port=values.get("port"),
+        host=host,
+        name=values.get("name"),
+        room=values["room"],
+        password_file=values.get("password_file"),
+        plain=values["plain"],
+        quiet=values["quiet"],
+        linger_s=values["linger"],
+        count=_checked("history", _count, flags.get("count", "20")),
+        find=flags.get("find", ""),
+    )
+
+
+def _checked(where: str, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as exc:
+        raise UsageError(f"{where}: {exc}") from exc
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    """config.toml's values as text, as the other layers have them."""
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise UsageError(f"{path} cannot be read: {exc}") from exc
+    for key, value in values.items():
+        if key not in _LAYERED or not isinstance(value, str | int | float):
+            known = ", ".join(sorted(_LAYERED))
+            raise UsageError(f"{path}: {key} is no setting; there are {known}")
+    return {
+        key: str(value).lower() if value in (True, False) else str(value)
+        for key, value in values.items()
+    }

@@ -1,0 +1,314 @@
+"""Real processes for the end-to-end tests: relays, clients in pipes, clients on a terminal.
+
+    with Relay() as relay, Client(relay, home, "alice") as alice:
+        alice.types("hello")
+        alice.waits_for_output("Mined 1 coin. New balance: 1")
+
+Everything is awaited with a deadline, nothing is slept for, and whatever was started is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import pyte
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE_S = 30.0  # generous: the machine may be busy; no test depends on it being short
+
+
+def environment(home: Path | None = None, **more: str) -> dict[str, str]:
+    """What a process of ours gets to see: no settings of whoever runs the tests."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAINROOM_")}
+    kept |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error", **more}
+    if home is not None:
+        kept["CHAINROOM_HOME"] = str(home)
+    return kept
+
+
+class _Stream:
+    """Collects what a pipe says, on a thread, and lets others wait for it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._data = bytearray()
+        self._ended = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._collect)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        while data := os.read(self._pipe.fileno(), 65_536):
+            with self._changed:
+                self._data += data
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    @property
+    def text(self) -> str:
+        with self._changed:
+            return self._data.decode()
+
+    def wait_for(self, pattern: str, count: int = 1) -> str:
+        """The text of the `count`-th match.  AssertionError after the deadline or the end."""
+        compiled = re.compile(pattern, re.MULTILINE)
+        deadline = time.monotonic() + DEADLINE_S
+        with self._changed:
+            while True:
+                text = self._data.decode("utf-8", "replace")
+                matches = list(compiled.finditer(text))
+                if len(matches) >= count:
+                    return matches[count - 1].group()
+                left = deadline - time.monotonic()
+                if self._ended or left <= 0:
+                    raise AssertionError(f"{pattern!r} x {count} not in:\n{text}")
+                self._changed.wait(left)
+
+    def close(self) -> None:
+        self._thread.join(DEADLINE_S)
+        self._pipe.close()
+
+
+class Process:
+    """One process with pipes."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=env,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.out = _Stream(self.process.stdout)
+        self.err = _Stream(self.process.stderr)
+
+    def types(self, *lines: str) -> None:
+        """Lines into its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+        self.process.stdin.flush()
+
+    def ends_input(self) -> None:
+        """Closes its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def exit_code(self) -> int:
+        """Waits for its end."""
+        return self.process.wait(DEADLINE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.out.close()
+        self.err.close()
+        if problem is not None:
+            problem.add_note(f"{self}\n--- stdout\n{self.out.text}\n--- stderr\n{self.err.text}")
+        assert "Traceback" not in self.err.text, self.err.text
+
+
+class Relay(Process):
+    """A relay on a free port of the loopback interface."""
+
+    def __init__(self, *flags: str) -> None:
+        arguments = ["chat_server.py", "--host", "127.0.0.1", "--port", "0", *flags]
+        super().__init__(arguments, environment())
+        listening = self.out.wait_for(r"^Listening on .*:\d+$")
+        self.port = int(listening.rsplit(":", 1)[1])
+
+    def stop(self) -> int:
+        """As a service manager does."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.exit_code()
+
+
+class Client(Process):
+    """A client in pipes, joined to a relay."""
+
+    def __init__(self, port: int, home: Path, name: str, *flags: str) -> None:
+        arguments = ["chat_client.py", "--server", "127.0.0.1", "--port", str(port)]
+        super().__init__([*arguments, "--name", name, *flags], environment(home))
+        self.name = name
+
+    def joined(self) -> Self:
+        """Waits until it is in the room."""
+        self.out.wait_for(r"Connected! Type your messages below\.$")
+        return self
+
+    def shows(self, text: str, count: int = 1) -> None:
+        """Waits for a message on its standard output."""
+        self.out.wait_for(rf"^{text}$", count)
+
+    def sees(self, name: str) -> None:
+        """Waits until it was told that `name` is in the room."""
+        self.err.wait_for(rf"{name}#\w+ joined|in the room: .*{name}#")
+
+    def leaves(self) -> int:
+        """Ends its input and waits for its end."""
+        self.ends_input()
+        return self.exit_code()
+
+
+def run(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """A client run to its end, with everything it said."""
+    done = subprocess.run(
+        [sys.executable, "chat_client.py", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(home),
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+class Terminal:
+    """A client on a pseudo-terminal; `screen` is what a person would see."""
+
+    def __init__(self, home: Path, *flags: str, columns: int = 100, **more: str) -> None:
+        self.screen = pyte.HistoryScreen(columns, 40, history=5000)
+        self._stream = pyte.ByteStream(self.screen)
+        self.raw = bytearray()
+        env = environment(home, TERM="xterm-256color", COLUMNS=str(columns), LINES="40", **more)
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.chdir(ROOT)
+            os.execve(sys.executable, [sys.executable, "chat_client.py", *flags], env)
+        self._code: int | None = None
+
+    def types(self, text: str) -> None:
+        """Keys as they are pressed; Enter is \\r."""
+        os.write(self._fd, text.encode())
+
+    def shows(self, pattern: str) -> None:
+        """Waits until a line on the screen matches."""
+        deadline = time.monotonic() + DEADLINE_S
+        compiled = re.compile(pattern)
+        while not any(compiled.search(line) for line in self.lines()):
+            left = deadline - time.monotonic()
+            assert left > 0, f"{pattern!r} not on the screen:\n" + "\n".join(self.lines())
+            self._pump(left)
+
+    def lines(self) -> list[str]:
+        """All lines, those that scrolled away first."""
+        gone = [
+            "".join(line[column].data for column in range(self.screen.columns)).rstrip()
+            for line in self.screen.history.top
+        ]
+        return gone + [line.rstrip() for line in self.screen.display]
+
+    def exit_code(self) -> int:
+        """Waits for its end."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self._pump(max(0.0, deadline - time.monotonic())):
+            assert time.monotonic() < deadline, "\n".join(self.lines())
+        if self._code is None:
+            _, status = os.waitpid(self._pid, 0)
+            self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def _pump(self, timeout_s: float) -> bool:
+        readable, _, _ = select.select([self._fd], [], [], timeout_s)
+        if not readable:
+            return True
+        try:
+            data = os.read(self._fd, 65_536)
+        except OSError:  # the other side is closed
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return bool(data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._code is None:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._fd)
+
+
+class Wire:
+    """A forwarder on the loopback interface that keeps every byte of every connection."""
+
+    def __init__(self, port: int) -> None:
+        self.captured = bytearray()
+        self._target = port
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._target))
+            self._sockets += [client, server]
+            for source, target in ((client, server), (server, client)):
+                thread = threading.Thread(target=self._forward, args=(source, target))
+                self._threads.append(thread)
+                thread.start()
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65_536):
+                with self._lock:
+                    self.captured += data
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in self._sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
+        for sock in self._sockets:
+            sock.close()

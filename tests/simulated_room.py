@@ -1,0 +1,297 @@
+"""A room without processes: members in a list, a network that is a list, a clock that is a number.
+
+    room = SimulatedRoom()
+    alice, bob = room.join("alice"), room.join("bob")
+    alice.types("hello")
+    assert bob.messages == ["alice: hello"]
+
+The relay here does what PROTOCOL.md section 2 says and nothing else; `room.tamper` may be set to a
+function that makes it lie.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+
+from blockchain import BlockType, Draft, Head
+from chat_messages import Entry, SignedEntry
+from chat_session import (
+    Append,
+    Close,
+    Credit,
+    Effect,
+    Leave,
+    MakeSessionKey,
+    Memory,
+    Moment,
+    Query,
+    Ready,
+    Refuse,
+    Remember,
+    Session,
+    Show,
+    Transmit,
+)
+from chat_terminal import Kind, Line
+from chat_wire import (
+    MAX_FRAME_BYTES,
+    Add,
+    Broadcast,
+    Del,
+    Direct,
+    Frame,
+    FrameDecoder,
+    FrameType,
+    Hello,
+    Join,
+    LeaveReason,
+    Member,
+    Rebundle,
+    join_proof,
+    welcome_frames,
+)
+from crypto_utils import EncryptionManager, Keystore, RoomSecret
+
+LOBBY = RoomSecret.open_room("lobby")
+START = Moment(10_000.0, 1_700_000_000_000)
+
+# (sender or None, receiver, frame) → the frames that are delivered instead
+Tamper = Callable[["SimulatedMember | None", "SimulatedMember", bytes], list[bytes]]
+
+
+@cache
+def keystore(name: str) -> Keystore:
+    """One identity for each name; RSA keys are slow to make."""
+    return Keystore.generate().with_chain(name.encode().ljust(16, b"\0")[:16])
+
+
+@cache
+def session_keys(name: str, number: int) -> EncryptionManager:
+    """A SEK for the n-th time that `name` joins."""
+    return EncryptionManager()
+
+
+class SimulatedMember:
+    """A session, its chain as a list of drafts, and what was shown."""
+
+    def __init__(
+        self, room: SimulatedRoom, name: str, memory: Memory | None = None, password: bytes = b""
+    ) -> None:
+        self.room = room
+        self.name = name
+        self.chain: list[Draft] = []
+        self.lines: list[Line] = []
+        self.effects: list[Effect] = []
+        self.coins = 0
+        self.remembered: dict[tuple[str, bytes], bytes] = {}
+        self.exit_code: int | None = None
+        self.closed: int | None = None
+        self.refused: list[str] = []
+        self.inbox: deque[bytes] = deque()
+        self.left = False
+        self.session_id = b""
+        self.bundle = b""
+        number = room.joins.setdefault(name, 0)
+        room.joins[name] += 1
+        self.session = Session(
+            keystore(name),
+            room.secret,
+            name,
+            session_keys(name, number),
+            room.now,
+            memory=memory,
+            password=password,
+        )
+
+    # -------------------------------------------------------------- what happens to it
+
+    def types(self, line: str) -> None:
+        """A typed line, and all that follows from it at this instant."""
+        self.perform(self.session.typed(line, self.room.now))
+        self.room.settle()
+
+    def tick(self) -> None:
+        """The engine's tick."""
+        self.perform(self.session.tick(self.room.now, self.head()))
+
+    def perform(self, effects: list[Effect]) -> None:
+        """As the engine does: appends first."""
+        self.effects += effects
+        self.chain += [e.draft for e in effects if isinstance(e, Append)]
+        for effect in effects:
+            match effect:
+                case Transmit(frame):
+                    self.room.carry(self, frame)
+                case Show(line):
+                    self.lines.append(line)
+                case Credit():
+                    self.coins += 1
+                case Remember(table, key, value):
+                    self.remembered[table, key] = value
+                case Refuse(text):
+                    self.refused.append(text)
+                case Leave(code):
+                    self.exit_code = code
+                    self.room.gone(self, LeaveReason.LEFT)
+                case Close(code):
+                    self.closed = code
+                    self.room.gone(self, LeaveReason.LEFT)
+                case MakeSessionKey():
+                    number = self.room.joins[self.name]
+                    self.room.joins[self.name] += 1
+                    key = session_keys(self.name, number)
+                    self.perform(self.session.session_key_made(key, self.room.now))
+                case Append() | Ready() | Query():
+                    pass
+
+    def head(self) -> Head:
+        """Of the list that stands for a chain."""
+        return Head(keystore(self.name).chain_id, len(self.chain), bytes(32), bytes(64))
+
+    # -------------------------------------------------------------- what one can ask it
+
+    @property
+    def messages(self) -> list[str]:
+        """As shown, without the tags behind the names."""
+        return [
+            f"{self._untagged(line.author)}: {line.text}"
+            for line in self.lines
+            if line.kind is Kind.MESSAGE
+        ]
+
+    @property
+    def notices(self) -> list[str]:
+        """Everything shown that is no message, as it is rendered."""
+        return [line.render() for line in self.lines if line.kind is not Kind.MESSAGE]
+
+    def said(self, part: str) -> bool:
+        """Whether a notice holds `part`."""
+        return any(part in notice for notice in self.notices)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries on the chain, in its order."""
+        kinds = (BlockType.SENT, BlockType.RECEIVED, BlockType.CONTROL)
+        return [SignedEntry.parse(d.record).entry for d in self.chain if d.type in kinds]
+
+    @property
+    def texts(self) -> list[str]:
+        """Of the chat entries on the chain."""
+        return [e.text.decode() for e in self.entries if e.kind == 1]
+
+    @staticmethod
+    def _untagged(author: str) -> str:
+        name, _, rest = author.partition("#")
+        return name + (" (private)" if rest.endswith("(private)") else "")
+
+
+class SimulatedRoom:
+    """The relay, the network and the clock."""
+
+    def __init__(self, secret: RoomSecret = LOBBY, password: bytes = b"") -> None:
+        self.secret = secret
+        self.password = password
+        self.now = START
+        self.members: list[SimulatedMember] = []
+        self.joins: dict[str, int] = {}
+        self.captured: list[bytes] = []  # every frame that the relay saw
+        self.tamper: Tamper | None = None
+        self._in_flight: deque[SimulatedMember] = deque()  # in the order of sending
+        self._nonce = bytes(32)
+
+    def join(
+        self, name: str, memory: Memory | None = None, password: bytes = b""
+    ) -> SimulatedMember:
+        """A new run of `name`'s client, as far as its first WELCOME."""
+        member = SimulatedMember(self, name, memory, password)
+        member.perform(member.session.connected())
+        hello = Hello(1, 1, self._nonce, bool(self.password))
+        self.deliver(None, member, hello.serialize())
+        self.settle()
+        return member
+
+    def carry(self, sender: SimulatedMember, data: bytes) -> None:
+        """What the relay does with a client's frame."""
+        self.captured.append(data)
+        frame = Frame(data)
+        match frame.type:
+            case FrameType.JOIN:
+                self._admit(sender, Join.parse(frame.body))
+            case FrameType.BROADCAST:
+                Broadcast.parse(frame.body)
+                for member in self.members:
+                    self.deliver(sender, member, data)
+            case FrameType.DIRECT:
+                recipient = Direct.parse(frame.body).session_id
+                for member in self.members:
+                    if member.session_id == recipient:
+                        self.deliver(sender, member, data)
+            case FrameType.REBUNDLE:
+                sender.bundle = Rebundle.parse(frame.body).bundle
+                for member in self.members:
+                    if member is not sender:
+                        add = Add(sender.session_id, sender.bundle).serialize()
+                        self.deliver(None, member, add)
+            case _:
+                raise AssertionError(f"a client sent a frame of type {frame.type}")
+
+    def _admit(self, member: SimulatedMember, join: Join) -> None:
+        if self.password:
+            expected = join_proof(
+                self.password, self._nonce, join.room_tag, join.session_id, join.bundle
+            )
+            assert join.proof == expected
+        member.session_id, member.bundle = join.session_id, join.bundle
+        others = [Member(m.session_id, m.bundle) for m in self.members]
+        for frame in self._cut(welcome_frames(others)):
+            self.deliver(None, member, frame)
+        for other in self.members:
+            self.deliver(None, other, Add(join.session_id, join.bundle).serialize())
+        self.members.append(member)
+
+    def gone(self, member: SimulatedMember, reason: LeaveReason) -> None:
+        """The relay noticed that a connection ended."""
+        if member in self.members:
+            self.members.remove(member)
+            for other in self.members:
+                self.deliver(None, other, Del(member.session_id, reason).serialize())
+        member.inbox.clear()
+
+    def crash(self, member: SimulatedMember) -> None:
+        """A member is gone without a word."""
+        self.gone(member, LeaveReason.TIMEOUT)
+        self.settle()
+
+    def deliver(
+        self, sender: SimulatedMember | None, receiver: SimulatedMember, data: bytes
+    ) -> None:
+        """Into the receiver's inbox, unless the relay lies."""
+        frames = [data] if self.tamper is None else self.tamper(sender, receiver, data)
+        receiver.inbox.extend(frames)
+        self._in_flight.extend([receiver] * len(frames))
+
+    def settle(self) -> None:
+        """Until no frame is on its way."""
+        while self._in_flight:
+            receiver = self._in_flight.popleft()
+            if receiver.inbox:
+                frame = Frame(receiver.inbox.popleft())
+                receiver.perform(receiver.session.receive(frame, self.now))
+
+    def passes(self, seconds: float, step: float = 0.5) -> None:
+        """Time passes for everybody."""
+        while seconds > 0:
+            moved = min(step, seconds)
+            seconds -= moved
+            self.now = Moment(self.now.s + moved, self.now.ms + int(moved * 1000))
+            for member in list(self.members):
+                member.tick()
+            self.settle()
+
+    @staticmethod
+    def _cut(data: bytes) -> list[bytes]:
+        decoder = FrameDecoder(MAX_FRAME_BYTES)
+        decoder.feed(data)
+        return [frame.raw for frame in decoder]

@@ -1,0 +1,478 @@
+"""The program as people use it: real relays and real clients, in pipes and on a terminal."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import Client, Process, Relay, Terminal, Wire, environment, run
+
+from chat_wire import Error, ErrorCode, Frame, FrameDecoder, FrameType, Hello
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    with Relay() as process:
+        yield process
+
+
+def chain_of(home: Path, profile: str = "default") -> Path:
+    return home / "profiles" / profile / "chain.db"
+
+
+# ----------------------------------------------------------------- the seed's dialogue
+
+
+def test_seed_dialogue_from_a_pipe(relay: Relay, tmp_path: Path) -> None:
+    done = run(tmp_path, stdin=f"127.0.0.1\n{relay.port}\nhello\nexit\n")
+    assert done.returncode == 0, done
+    for expected in (
+        "Enter server IP: ",
+        "Enter port: ",
+        "Connected! Type your messages below.",
+        "> ",
+        "Mined 1 coin. New balance: 1",
+    ):
+        assert expected in done.stdout
+    assert "Mined 1 coin. New balance: 1" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("goodbye", ["exit", "EXIT", " Exit ", "/quit", "/QUIT", ""])
+def test_every_way_to_leave_exits_with_0(relay: Relay, tmp_path: Path, goodbye: str) -> None:
+    typed = f"127.0.0.1\n{relay.port}\n" + (f"{goodbye}\nnever said\n" if goodbye else "")
+    done = run(tmp_path, stdin=typed)
+    assert done.returncode == 0, done
+    assert "Mined" not in done.stdout
+
+
+def test_blank_port_means_5555(tmp_path: Path) -> None:
+    try:
+        busy = socket.create_server(("127.0.0.1", 5555))
+    except OSError:
+        pytest.skip("port 5555 is used by somebody on this machine")
+    with busy:
+        busy.settimeout(20)
+        with Process(["chat_client.py"], environment(tmp_path)) as client:
+            client.types("127.0.0.1", "")
+            connection, _ = busy.accept()
+            connection.close()
+            assert client.exit_code() == 3
+
+
+def test_three_clients_talk_one_of_them_on_a_terminal(relay: Relay, tmp_path: Path) -> None:
+    flags = ("--server", "127.0.0.1", "--port", str(relay.port), "--name", "carol")
+    with (
+        Wire(relay.port) as wire,
+        Client(wire.port, tmp_path / "a", "alice") as alice,
+        Client(wire.port, tmp_path / "b", "bob") as bob,
+        Terminal(tmp_path / "c", *flags) as carol,
+    ):
+        alice.joined()
+        bob.joined()
+        carol.shows("Connected! Type your messages below.")
+        alice.sees("carol")
+        bob.sees("carol")
+        bob.types("what a day äöü 🎈")
+        alice.shows(r"bob#\w{4}: what a day äöü 🎈")
+        carol.shows(r"^\d\d:\d\d bob#\w{4}: what a day äöü")
+        carol.types("half a sent")
+        alice.types("in between")
+        carol.shows(r"alice#\w{4}: in between")
+        carol.types("ence\r")
+        alice.shows(r"carol#\w{4}: half a sentence")
+        bob.shows(r"carol#\w{4}: half a sentence")
+        carol.shows("Mined 1 coin. New balance: 1")
+        carol.types("exit\r")
+        assert carol.exit_code() == 0
+        assert alice.leaves() == 0
+        assert bob.leaves() == 0
+        captured = bytes(wire.captured)
+    assert captured
+    for secret in (b"what a day", b"half a sentence", b"in between", "äöü".encode()):
+        assert secret not in captured
+    for home in ("a", "b", "c"):
+        done = run(tmp_path / home, "verify")
+        assert done.returncode == 0, done
+        assert done.stdout.startswith("OK"), done
+    assert run(tmp_path / "b", "wallet").stdout.startswith("1 coin,")
+    said = run(tmp_path / "c", "history").stdout.splitlines()
+    assert [re.sub(r"#\w+", "", line) for line in said] == [
+        "bob: what a day äöü 🎈",
+        "alice: in between",
+        "carol: half a sentence",
+    ]
+
+
+def test_two_clients_of_one_login_need_no_flags(relay: Relay, tmp_path: Path) -> None:
+    with (
+        Process(["chat_client.py"], environment(tmp_path)) as first,
+        Process(["chat_client.py"], environment(tmp_path)) as second,
+    ):
+        for client in (first, second):
+            client.types("127.0.0.1", str(relay.port))
+            client.out.wait_for("Connected!")
+        notice = "another client uses your profile: this one is default-2"
+        assert (notice in first.err.text) != (notice in second.err.text)
+        first.err.wait_for(r"#\w+ joined|in the room: .*#")
+        first.types("hello, other me")
+        second.out.wait_for("hello, other me")
+        first.types("exit")
+        second.types("exit")
+        assert (first.exit_code(), second.exit_code()) == (0, 0)
+    assert chain_of(tmp_path).exists()
+    assert chain_of(tmp_path, "default-2").exists()
+
+
+def test_host_starts_a_relay_that_ends_with_the_client(tmp_path: Path) -> None:
+    with Process(
+        ["chat_client.py", "--host", "0", "--name", "alice"], environment(tmp_path / "a")
+    ) as host:
+        host.out.wait_for("Connected!")
+        port = int(host.err.wait_for(r"--port \d+").split()[1])
+        with Client(port, tmp_path / "b", "bob").joined() as bob:
+            bob.types("knock knock")
+            host.out.wait_for(r"bob#\w{4}: knock knock")
+            host.types("exit")
+            assert host.exit_code() == 0
+            bob.err.wait_for("the relay closed the connection")
+            assert bob.leaves() == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def test_host_on_a_busy_port_is_one_line_and_exit_3(relay: Relay, tmp_path: Path) -> None:
+    done = run(tmp_path, "--host", str(relay.port))
+    assert done.returncode == 3
+    assert len([line for line in done.stderr.splitlines() if line.startswith("chainroom:")]) == 1
+    assert str(relay.port) in done.stderr
+
+
+# ----------------------------------------------------------------- private, ignored, late
+
+
+def test_private_message_reaches_that_member_alone(relay: Relay, tmp_path: Path) -> None:
+    with (
+        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Client(relay.port, tmp_path / "c", "carol").joined() as carol,
+    ):
+        alice.sees("carol")
+        alice.types("/msg bob between us", "to all")
+        bob.shows(r"alice#\w{4} \(private\): between us")
+        carol.shows(r"alice#\w{4}: to all")
+        carol.types("/status")
+        carol.err.wait_for("in the room with 2 others")
+        assert [c.leaves() for c in (alice, bob, carol)] == [0, 0, 0]
+        assert "between us" not in carol.out.text + carol.err.text
+        assert "missing" not in carol.err.text
+    assert b"between us" not in chain_of(tmp_path / "b").read_bytes()
+    assert "between us" in run(tmp_path / "b", "history", "--find", "BETWEEN").stdout
+
+
+def test_ignored_person_reads_nothing_said_after(relay: Relay, tmp_path: Path) -> None:
+    with (
+        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Client(relay.port, tmp_path / "c", "carol").joined() as carol,
+    ):
+        alice.sees("carol")
+        alice.types("for both")
+        carol.shows(r"alice#\w{4}: for both")
+        alice.types("/ignore carol", "for bob")
+        bob.shows(r"alice#\w{4}: for bob")
+        carol.types("can you hear me?")
+        bob.shows(r"carol#\w{4}: can you hear me\?")
+        carol.err.wait_for(r"alice#\w{4} says things that are not for you")
+        assert [c.leaves() for c in (carol, alice, bob)] == [0, 0, 0]
+        assert "can you hear me?" not in alice.out.text
+        assert "for bob" not in carol.out.text
+
+
+def test_who_joins_later_reads_nothing_said_before(relay: Relay, tmp_path: Path) -> None:
+    with (
+        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+    ):
+        alice.sees("bob")
+        alice.types("before")
+        bob.shows(r"alice#\w{4}: before")
+        with Client(relay.port, tmp_path / "d", "dave").joined() as dave:
+            alice.sees("dave")
+            alice.types("after")
+            dave.shows(r"alice#\w{4}: after")
+            assert dave.leaves() == 0
+            assert "before" not in dave.out.text
+            assert "missing" not in dave.err.text
+
+
+# ----------------------------------------------------------------- trouble
+
+
+def test_relay_that_dies_is_said_and_typed_lines_are_kept(tmp_path: Path) -> None:
+    with Relay() as relay, Client(relay.port, tmp_path, "alice").joined() as alice:
+        alice.types("while it lived")
+        alice.out.wait_for("New balance: 1")
+        relay.process.kill()
+        alice.err.wait_for("!! connection lost")
+        alice.types("after its death")
+        alice.out.wait_for("New balance: 2")
+        assert alice.leaves() == 3
+        alice.err.wait_for(r"!! \d messages? not delivered; kept on your chain")
+    assert "after its death" in run(tmp_path, "history").stdout
+
+
+def test_relay_says_shutdown_when_it_is_stopped(relay: Relay, tmp_path: Path) -> None:
+    with Client(relay.port, tmp_path, "alice").joined() as alice:
+        assert relay.stop() == 0
+        alice.err.wait_for("the relay closed the connection")
+        assert alice.leaves() == 0
+
+
+def test_client_ends_in_order_on_sigterm(relay: Relay, tmp_path: Path) -> None:
+    with Client(relay.port, tmp_path, "alice").joined() as alice:
+        alice.types("last words")
+        alice.out.wait_for("New balance: 1")
+        alice.process.send_signal(signal.SIGTERM)
+        assert alice.exit_code() == 0
+    assert run(tmp_path, "verify").returncode == 0
+
+
+def test_password_opens_the_relay(tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text("correct horse\n")
+    wrong.write_text("battery staple\n")
+    for path in (right, wrong):
+        path.chmod(0o600)
+    with Relay("--password-file", str(right)) as relay:
+        with Client(
+            relay.port, tmp_path / "a", "alice", "--password-file", str(right)
+        ).joined() as alice:
+            assert alice.leaves() == 0
+        flags = ("--server", "127.0.0.1", "--port", str(relay.port))
+        assert run(tmp_path / "b", *flags).returncode == 5
+        refused = run(tmp_path / "b", *flags, "--password-file", str(wrong))
+        assert refused.returncode == 5
+        assert "password" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code", "hint"),
+    [
+        (["--port", "99999"], "", 2, "1 to 65535"),
+        (["--port", "many"], "", 2, "1 to 65535"),
+        ([], "127.0.0.1\nmany\n", 2, "1 to 65535"),
+        ([], "127.0.0.1\n0\n", 2, "1 to 65535"),
+        ([], "", 2, "--server"),
+        (["--name", "a b", "--server", "127.0.0.1"], "", 2, "no spaces"),
+        (["--name", "x" * 33, "--server", "127.0.0.1"], "", 2, "32 characters"),
+        (["--server", "127.0.0.1", "--port", "1"], "", 3, "is the relay running"),
+        (["--server", "no.such.host.invalid"], "", 3, "no address"),
+        (["--frobnicate"], "", 2, "--help"),
+        (["history", "many"], "", 2, "at least 1"),
+        (["wallet"], "", 6, "profile"),
+    ],
+)
+def test_bad_input_is_one_line_with_a_hint(
+    tmp_path: Path, arguments: list[str], stdin: str, code: int, hint: str
+) -> None:
+    done = run(tmp_path, *arguments, stdin=stdin)
+    assert done.returncode == code, done
+    problems = [line for line in done.stderr.splitlines() if line.startswith("chainroom:")]
+    assert len(problems) == 1, done
+    assert hint in problems[0]
+
+
+def test_a_person_is_asked_again_three_times(tmp_path: Path) -> None:
+    with Terminal(tmp_path, "--plain") as terminal:
+        for _ in range(3):
+            terminal.shows("Enter server IP:$")
+            terminal.types("127.0.0.1\r")
+            terminal.shows("Enter port:$")
+            terminal.types("nonsense\r")
+        assert terminal.exit_code() == 2
+        assert len([line for line in terminal.lines() if "1 to 65535" in line]) == 3
+
+
+def test_long_line_is_refused_and_nothing_else_is_lost(relay: Relay, tmp_path: Path) -> None:
+    with (
+        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+    ):
+        alice.sees("bob")
+        alice.types("before", "x" * 16_385, "y" * 16_384, "", "   ", "z" * 200_000, "after")
+        bob.shows(r"alice#\w{4}: before")
+        bob.shows(r"alice#\w{4}: y{16384}")
+        bob.shows(r"alice#\w{4}: after")
+        assert alice.leaves() == 3
+        assert "16385 bytes, at most 16384" in alice.err.text
+        assert "2 lines were not sent" in alice.err.text
+        assert "New balance: 3" in alice.out.text
+        assert "New balance: 4" not in alice.out.text
+        assert bob.leaves() == 0
+
+
+def test_unknown_command_is_never_sent(relay: Relay, tmp_path: Path) -> None:
+    with (
+        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+    ):
+        alice.sees("bob")
+        alice.types("/frobnicate secret", "//frobnicate")
+        bob.shows(r"alice#\w{4}: /frobnicate")
+        alice.err.wait_for("there is no command /frobnicate")
+        assert "secret" not in bob.out.text
+
+
+def test_nothing_from_outside_reaches_the_screen_unescaped(relay: Relay, tmp_path: Path) -> None:
+    evil = "\x1b[2J\x07\x9b31m‮!! fake\r-- fake"
+    flags = ("--server", "127.0.0.1", "--port", str(relay.port), "--name", "bob")
+    with (
+        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+        Terminal(tmp_path / "b", *flags) as bob,
+    ):
+        bob.shows("Connected!")
+        alice.sees("bob")
+        alice.types(evil)
+        bob.shows(r"alice#\w{4}: \\x1b\[2J\\x07\\x9b31m\\u202e!! fake\\x0d-- fake")
+        bob.types("/history\r")
+        bob.shows("fake")
+        bob.types("exit\r")
+        assert bob.exit_code() == 0
+        for forbidden in (b"\x1b[2J\x07", "\x9b".encode(), "‮".encode()):
+            assert forbidden not in bob.raw
+
+
+# ----------------------------------------------------------------- damage
+
+
+def _tampered(home: Path, statement: str, *values: object) -> None:
+    with sqlite3.connect(chain_of(home)) as database:
+        database.execute(statement, values)
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of somebody who said ten things."""
+    home = tmp_path_factory.mktemp("talked")
+    with Relay() as relay:
+        lines = "".join(f"line {i}\n" for i in range(10))
+        done = run(home, "--server", "127.0.0.1", "--port", str(relay.port), stdin=lines)
+    assert done.returncode == 0, done
+    return home
+
+
+def test_damaged_chain_is_said_kept_and_followed_by_a_new_one(
+    relay: Relay, talked: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(talked, home)
+    _tampered(home, "DELETE FROM blocks WHERE idx = 5")
+    before = run(home, "verify")
+    assert before.returncode == 4
+    assert "!! HISTORY TAMPERED: MISSING@5" in before.stderr
+    flags = ("--server", "127.0.0.1", "--port", str(relay.port))
+    done = run(home, *flags, stdin="and on we go\n")
+    assert done.returncode == 0, done
+    assert "!! HISTORY TAMPERED" in done.stderr
+    assert "MISSING@5" in done.stderr
+    kept = list(chain_of(home).parent.glob("evidence-*.db"))
+    assert len(kept) == 1
+    after = run(home, "verify")
+    assert after.returncode == 4
+    assert "MISSING@5" in after.stderr
+    again = run(home, *flags, stdin="once more\n")
+    assert "HISTORY TAMPERED" not in again.stderr, "said once"
+    assert len(list(chain_of(home).parent.glob("evidence-*.db"))) == 1
+
+
+@pytest.mark.parametrize("name", ["keys", "chain.db"])
+def test_damaged_profile_is_exit_6_and_says_what_to_do(
+    relay: Relay, talked: Path, tmp_path: Path, name: str
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(talked, home)
+    path = chain_of(home).parent / name
+    path.write_bytes(b"\0garbage" * 100)
+    flags = ("--server", "127.0.0.1", "--port", str(relay.port))
+    for arguments in (flags, ("verify",), ("history",), ("wallet",)):
+        done = run(home, *arguments, stdin="hello\n")
+        assert done.returncode == 6, done
+        assert name in done.stderr
+    assert path.read_bytes() == b"\0garbage" * 100, "nothing was changed"
+
+
+def test_restart_continues_the_chain_and_the_balance(
+    relay: Relay, talked: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(talked, home)
+    done = run(home, "--server", "127.0.0.1", "--port", str(relay.port), stdin="more\n")
+    assert "Mined 1 coin. New balance: 11" in done.stdout
+    assert run(home, "verify").stdout.startswith("OK")
+
+
+def test_profile_in_use_is_exit_6_for_subcommands(relay: Relay, tmp_path: Path) -> None:
+    with Client(relay.port, tmp_path, "alice").joined():
+        for command in ("history", "verify", "wallet"):
+            done = run(tmp_path, command)
+            assert done.returncode == 6, done
+            assert "in use" in done.stderr
+
+
+# ----------------------------------------------------------------- many
+
+
+def test_every_line_of_a_long_pipe_arrives_in_order(relay: Relay, tmp_path: Path) -> None:
+    count = 2_000
+    with (
+        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Client(relay.port, tmp_path / "c", "carol").joined() as carol,
+        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+    ):
+        bob.sees("alice")
+        carol.sees("alice")
+        alice.types(*(f"line {i}" for i in range(count)))
+        assert alice.leaves() == 0
+        assert f"Mined 1 coin. New balance: {count}\n" in alice.out.text
+        for client in (bob, carol):
+            assert client.leaves() == 0
+            said = re.findall(r"^alice#\w{4}: line (\d+)$", client.out.text, re.MULTILINE)
+            assert said == [str(i) for i in range(count)]
+
+
+def test_relay_that_talks_nonsense_is_one_line_and_exit_3(tmp_path: Path) -> None:
+    answers = [
+        b"\xff" * 100,
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        Hello(2, 3, bytes(32), False).serialize(),
+        Error(ErrorCode.ROOM_FULL, "this room is full\x1b[2J").serialize(),
+        b"",
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        port = listener.getsockname()[1]
+        for answer in answers:
+            with Client(port, tmp_path, "alice") as client:
+                connection, _ = listener.accept()
+                connection.sendall(answer)
+                connection.close()
+                assert client.exit_code() == 3
+                assert "\x1b" not in client.err.text
+
+
+def test_relay_refuses_nonsense_with_an_error_frame(relay: Relay) -> None:
+    with socket.create_connection(("127.0.0.1", relay.port), timeout=20) as sock:
+        sock.sendall(b"\0\0\0\x01\x63")
+        decoder, frames = FrameDecoder(8192), list[Frame]()
+        while data := sock.recv(4096):
+            decoder.feed(data)
+            frames += decoder
+    assert [f.type for f in frames] == [FrameType.HELLO, FrameType.ERROR]
+    assert Error.parse(frames[1].body).code == ErrorCode.BAD_FRAME
