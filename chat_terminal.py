@@ -240,7 +240,7 @@ class Terminal:
 
         For one thread, the main one: only there Ctrl-C arrives.  `draft` is put into the edit
         buffer (plain lines have none).  None: end of input, Ctrl-D, Ctrl-C twice with nothing typed
-        between (once, if no person types), `broken`, or another thread called `end_input` or `close`.
+        between (once, if no person types), `broken`, or a call of `end_input` or `close`.
         Raises BadInput; the next call continues with the next line.
         """
         while not self._reading_is_over():
@@ -293,7 +293,7 @@ class Terminal:
         raise NotImplementedError
 
     def _wake_reader(self) -> None:
-        """Make a waiting `_read` look whether it is `_over`.  The caller holds `_turn`."""
+        """Make `_read` look if `_reading_is_over`, or a text was handed.  Caller holds `_turn`."""
         with suppress(ValueError):  # close was called before
             self._bell.write(b"!")
 
@@ -516,6 +516,8 @@ class _PromptToolkit(_Editor):
     def _read(self, prompt: str, draft: str) -> str:
         def started() -> None:
             self._prompt_stands = True
+            if self._reading_is_over():  # since read_line looked; nobody could wake us then
+                self._wake_reader()
             self._turn.release()
 
         self._turn.acquire()

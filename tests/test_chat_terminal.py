@@ -346,9 +346,19 @@ def obey():
                 terminal.show(Line(Kind.DIALOGUE, f"line {n}"))
         elif verb == "close":
             terminal.close()
+        elif verb == "end_input":
+            terminal.end_input()
         terminal.flush() if verb == "flush" else None
         report(verb)
         busy.release()
+
+if ends := os.environ.get("ENDS"):  # by another thread, after read_line saw that it is not over
+    def read(prompt, draft, read=terminal._read):
+        thread = threading.Thread(target=getattr(terminal, ends))
+        thread.start()
+        thread.join()
+        return read(prompt, draft)
+    terminal._read = read
 
 report("is", type(terminal).__name__, terminal.interactive)
 threading.Thread(target=obey, daemon=True).start()
@@ -777,6 +787,37 @@ def test_close_by_another_thread_ends_read_line_and_restores_the_terminal(
     assert person.process.wait(DEADLINE_S) == 0
     assert termios.tcgetattr(person.master)[3] & termios.ECHO
     assert termios.tcgetattr(person.master)[3] & termios.ICANON
+
+
+@pytest.mark.parametrize("back_end", ALL)
+def test_end_input_ends_read_line_and_lines_are_still_shown(start: Start, back_end: str) -> None:
+    person = start(back_end)
+    person.type("half")
+    person.until_last_are("> half")
+    person.order("show", "NOTICE", "before")
+    person.order("end_input")
+    assert person.result() == ["show"]
+    assert sorted([person.result()[0], person.result()[0]]) == ["end_input", "line"]
+    assert person.process.wait(DEADLINE_S) == 0
+    person.until(lambda rows: "-- before" in rows)
+
+
+@pytest.mark.parametrize("ends", ["end_input", "close"])
+@pytest.mark.parametrize("back_end", ALL)
+def test_an_end_just_before_the_prompt_stands_is_not_missed(
+    start: Start, back_end: str, ends: str
+) -> None:
+    person = Person.__new__(Person)
+    master, slave = pty.openpty()
+    options = {"stdin": slave, "stdout": slave, "stderr": slave}
+    Child.__init__(person, back_end, environ={"ENDS": ends}, **options)
+    os.close(slave)
+    person.master = master
+    try:
+        assert person.result()[0] == "is"
+        assert person.line() is None
+    finally:
+        person.end()
 
 
 def test_on_a_plain_terminal_every_line_is_appended_on_a_row_of_its_own(start: Start) -> None:
