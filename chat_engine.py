@@ -62,7 +62,7 @@ def now() -> Moment:
 @dataclass
 class _Typed:
     text: str
-    done: threading.Event
+    done: threading.Event | None  # set once it was dealt with, if somebody waits for that
     refused: str = ""
 
 
@@ -102,7 +102,7 @@ class Engine:
         Returns:
             the text if it was refused, for the person to mend; else "".
         """
-        typed = _Typed(text, threading.Event())
+        typed = _Typed(text, threading.Event() if wait else None)
         while not self.over.is_set():
             try:
                 self._lines.put(typed, timeout=1.0)
@@ -110,9 +110,8 @@ class Engine:
             except queue.Full:
                 continue
         self._inbox.put(typed)  # wakes the engine; the line itself stays in its own queue
-        if wait:
-            while not (typed.done.wait(1.0) or self.over.is_set()):
-                continue
+        while typed.done and not (typed.done.wait(1.0) or self.over.is_set()):
+            continue
         return typed.refused
 
     def leave(self, within_s: float) -> None:
@@ -167,7 +166,8 @@ class Engine:
         if self._session.leaving:
             self.leaving.set()
         for typed in done:
-            typed.done.set()
+            if typed.done:
+                typed.done.set()
 
     def _take_lines(self) -> list[_Typed]:
         taken: list[_Typed] = []

@@ -2,7 +2,7 @@
 
 What lives here: `OurFeed` (entries, audience, sender key, who has which key, receipts) and
 `TheirFeed` (their keys, the frames held until a key comes, gaps).  What it does not know: frames,
-members' bundles beyond the one it is handed, names, chains of blocks, clocks.  Owned by the session.
+members' bundles beyond the one it is handed, names, chains of blocks, clocks.  The session owns it.
 
     feed.rotate_if_due(audience, now_s)               # then the shares, then the entries:
     payload = feed.seal(feed.write(EntryKind.CHAT, text, seen, now_ms))

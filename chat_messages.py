@@ -25,7 +25,6 @@ from itertools import pairwise
 from typing import ClassVar
 
 from blockchain import Head
-
 from chat_wire import (
     ENTRY_ID_BYTES,
     MAX_BUNDLE_BYTES,
@@ -130,7 +129,7 @@ class Bundle:
 
     version u8 ‖ room_tag[16] ‖ identity SPKI (u16) ‖ nick (u16, UTF-8) ‖ session_id[16] ‖
     SSK[32] ‖ SEK number u32 ‖ SEK SPKI (u16) ‖ chain_id[16] ‖ CSK[32] ‖
-    room_proof[32] = HMAC(room_auth, "room proof" ‖ all before) ‖ PSS signature[384] over all before.
+    room_proof[32] = HMAC(room_auth, "room proof" ‖ all before) ‖ PSS signature[384] of all before.
     """
 
     room_tag: bytes
@@ -585,7 +584,7 @@ class KeyShare(_Signed):
 
 @dataclass(frozen=True)
 class KeyRequest(_Signed):
-    """Direct: I hold frames of this epoch of yours and no key.  tag[16] ‖ epoch u32 ‖ author[16]."""
+    """Direct: I hold frames of an epoch of yours and no key.  tag[16] ‖ epoch u32 ‖ author[16]."""
 
     tag: bytes
     epoch: int

@@ -52,7 +52,7 @@ class Roster:
         return roster_digest([self.our, *self.live.values()])
 
     def add(self, bundle: Bundle, now_s: float, now_ms: int) -> None:
-        """A member that came, or its new bundle; `bundle` is verified and may follow the old one."""
+        """Who came, or its new bundle; `bundle` is verified and may follow the old one."""
         self._retire_digest(now_s)
         self.live[bundle.session_id] = bundle
         self._meet(bundle, now_ms)

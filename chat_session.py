@@ -20,7 +20,6 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from blockchain import BlockType, Draft, Head
-
 from chat_commands import HELP, Command, read_typed
 from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
 from chat_messages import (
@@ -76,13 +75,13 @@ from crypto_utils import (
 )
 
 __all__ = [
+    "MEMBERS_TABLE",
     "Append",
     "Close",
     "Credit",
     "Effect",
     "Leave",
     "MakeSessionKey",
-    "MEMBERS_TABLE",
     "Memory",
     "Moment",
     "Query",
@@ -767,8 +766,8 @@ class Session:
         except UnicodeEncodeError:
             return [Show(Line(Kind.ERROR, "this is not Unicode text: not sent")), Refuse(line)]
         if len(data) > MAX_TEXT_BYTES:
-            sentence = f"this message has {len(data)} bytes, at most {MAX_TEXT_BYTES} can be sent: not sent"
-            return [Show(Line(Kind.ERROR, sentence)), Refuse(line)]
+            sentence = f"this message has {len(data)} bytes, at most {MAX_TEXT_BYTES} can be sent"
+            return [Show(Line(Kind.ERROR, f"{sentence}: not sent")), Refuse(line)]
         effects: Effects = []
         audience = self._audience(conversation)
         feed = conversation.ours
@@ -834,7 +833,7 @@ class Session:
         return [b for b in self._roster.live.values() if b.fingerprint in audience]
 
     def _record_bundle(self, bundle: Bundle) -> Effects:
-        """The bundle goes onto the chain before its session's first entry, for deep verification."""
+        """A bundle goes onto the chain before its session's first entry, for deep verification."""
         if bundle.session_id in self._recorded:
             return []
         self._recorded.add(bundle.session_id)
@@ -893,7 +892,8 @@ class Session:
             self._ignored.add(person)
             effects.append(
                 _notice(
-                    f"you ignore {name}: nothing of {name} is shown, and {name} can read nothing that you say from here on"
+                    f"you ignore {name}: nothing of {name} is shown, and {name} can read nothing "
+                    "that you say from here on"
                 )
             )
         return effects

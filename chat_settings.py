@@ -133,7 +133,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     # SUPPRESS: an attribute is there only if the flag was, so that the layers below can be asked,
     # and so that flags work on either side of the command.
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     add = common.add_argument
     add("--home", metavar="DIR", help="where profiles and config.toml are kept")
     add("--profile", metavar="P", help="which identity and chain (default; a free one if in use)")

@@ -141,8 +141,8 @@ class SimulatedMember:
                 case MakeSessionKey():
                     number = self.room.joins[self.name]
                     self.room.joins[self.name] += 1
-                    key = session_keys(self.name, number)
-                    self.perform(self.session.session_key_made(key, self.room.now))
+                    sek = session_keys(self.name, number)
+                    self.perform(self.session.session_key_made(sek, self.room.now))
                 case Append() | Ready() | Query():
                     pass
 
