@@ -52,6 +52,7 @@ __all__ = [
     "Finding",
     "Genesis",
     "Head",
+    "SideRow",
     "StoreError",
     "StoreFailed",
     "StoreLocked",
@@ -104,6 +105,15 @@ class Draft:
     record: bytes  # in clear
     entry_id: bytes  # 32 bytes: the entry's, or the event's
     refers_to: int = 0
+
+
+@dataclass(frozen=True)
+class SideRow:
+    """A value that is kept beside the chain under a key, sealed; it replaces the one before."""
+
+    table: str
+    key: bytes
+    value: bytes
 
 
 @dataclass(frozen=True)
@@ -409,8 +419,11 @@ class Blockchain:
         """`append` of one."""
         return self.append([draft], now_ms)[0]
 
-    def append(self, drafts: Sequence[Draft], now_ms: int) -> list[Block]:
-        """Appends blocks in one transaction; all are on disk when it returns, or none.
+    def append(
+        self, drafts: Sequence[Draft], now_ms: int, side: Sequence[SideRow] = ()
+    ) -> list[Block]:
+        """Appends blocks and keeps side rows in one transaction; all is on disk when it returns,
+        or nothing.
 
         Sent ones are mined.
 
@@ -425,6 +438,8 @@ class Blockchain:
             self._db.execute("BEGIN IMMEDIATE")
             for draft in drafts:
                 blocks.append(self._insert(self._sealed(draft, now_ms)))
+            for row in side:
+                self._put(row)
             self._db.execute("COMMIT")
         except (sqlite3.Error, OSError) as exc:
             self._failed, self._last = True, before
@@ -488,12 +503,14 @@ class Blockchain:
         """
         marks = ",".join("?" * len(types))
         wanted = f"WHERE substr(header, 5, 1) IN ({marks}) ORDER BY idx"
-        for row in self._rows(wanted, *(bytes((kind,)) for kind in types)):
-            try:
+        index = 0
+        try:
+            for row in self._rows(wanted, *(bytes((kind,)) for kind in types)):
+                index = row[0]
                 block = _parsed(row)
                 yield block, open_sealed(self._body_key(block), block.body, _associated(block))
-            except (Malformed, CryptoError) as exc:
-                raise StoreUnreadable(f"block {row[0]} cannot be read: {exc}") from exc
+        except (Malformed, CryptoError, sqlite3.Error) as exc:
+            raise StoreUnreadable(f"block {index} cannot be read: {exc}") from exc
 
     def coins(self, before: int = 2**62) -> set[bytes]:
         """The entry_ids of sent blocks below an index: one coin each, in a chain that verifies."""
@@ -602,17 +619,12 @@ class Blockchain:
 
     # ----------------------------------------------------------------- side tables
 
-    def put_side(self, name: str, key: bytes, value: bytes) -> None:
-        """Keeps a value under a key, sealed; committed when it returns.  Raises StoreFailed."""
-        if self._failed:
-            raise StoreFailed("an earlier write failed")
-        row = mac(self._side_key(name), Label.SIDE_ROW, key)
-        sealed = seal(self._side_key(name), prefixed(key) + value, name.encode() + row)
-        try:
-            self._db.execute("INSERT OR REPLACE INTO side VALUES (?, ?, ?)", (name, row, sealed))
-        except (sqlite3.Error, OSError) as exc:
-            self._failed = True
-            raise StoreFailed(str(exc)) from exc
+    def _put(self, side: SideRow) -> None:
+        """Inserts or replaces a row; the caller's transaction is open."""
+        key = self._side_key(side.table)
+        row = mac(key, Label.SIDE_ROW, side.key)
+        sealed = seal(key, prefixed(side.key) + side.value, side.table.encode() + row)
+        self._db.execute("INSERT OR REPLACE INTO side VALUES (?, ?, ?)", (side.table, row, sealed))
 
     def side(self, name: str) -> dict[bytes, bytes]:
         """All values of one side table.  Raises StoreUnreadable."""

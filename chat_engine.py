@@ -194,11 +194,9 @@ class Engine:
 
     def _perform(self, effects: list[Effect]) -> None:
         drafts = [e.draft for e in effects if isinstance(e, Append)]
-        for effect in effects:
-            if isinstance(effect, Remember):
-                self._chain.put_side(effect.table, effect.key, effect.value)
-        if drafts:
-            self._chain.append(drafts, now().ms)
+        side = [e.row for e in effects if isinstance(e, Remember)]
+        if drafts or side:
+            self._chain.append(drafts, now().ms, side)
         for effect in effects:
             self._perform_one(effect)
 

@@ -12,9 +12,10 @@ Specified in docs/PROTOCOL.md, sections 3.3 to 3.6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import islice
 
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
@@ -301,15 +302,20 @@ class TheirFeed:
 
     def report(self) -> FeedReport:
         """For an ack: how far our chain has this feed, and the first of what it lacks."""
-        lacking = (
-            seq for low, high in self.missing for seq in range(max(low, self._first_seq), high + 1)
+        lacking = (seq for low, high in self._lacking() for seq in range(low, high + 1))
+        return FeedReport(
+            self.session_id, self.highest, self.last_id, tuple(islice(lacking, MAX_MISSING))
         )
-        missing = tuple(seq for _, seq in zip(range(MAX_MISSING), lacking, strict=False))
-        return FeedReport(self.session_id, self.highest, self.last_id, missing)
 
     def missing_count(self) -> int:
         """How many entries before the highest we lack."""
-        return sum(high - low + 1 for low, high in self.missing)
+        return sum(high - low + 1 for low, high in self._lacking())
+
+    def _lacking(self) -> Iterator[tuple[int, int]]:
+        """Ranges of what is missing and for us: nothing below the first_seq of our stay is."""
+        for low, high in self.missing:
+            if high >= self._first_seq:
+                yield max(low, self._first_seq), high
 
     def _advance(self, entry: Entry) -> None:
         self.highest, self.last_id, self.updated_ms = entry.seq, entry.entry_id, entry.sent_ms

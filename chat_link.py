@@ -129,6 +129,8 @@ class Link:
         self._inbox = inbox
         self._out: deque[bytes] = deque()  # appended by any thread, taken by ours
         self._sending = b""  # what `send` has not taken yet of the pieces joined last
+        # The answer to the newest PING: a relay that pings and does not read makes nothing grow.
+        self._pong = b""
         self._put_bytes = 0  # written by the engine's thread alone
         self._sent_bytes = 0  # written by our thread alone
         self._closing = False
@@ -181,7 +183,7 @@ class Link:
         while True:
             reading = self._inbox.waiting_bytes < MAX_INBOX_BYTES
             events = (selectors.EVENT_READ if reading else 0) | (
-                selectors.EVENT_WRITE if self._out or self._sending else 0
+                selectors.EVENT_WRITE if self._has_output() else 0
             )
             # Without any interest the socket is watched for writing, which is harmless: a selector
             # takes no empty mask.  A full inbox is left by `wake`.
@@ -197,7 +199,7 @@ class Link:
             self._write()
             if self._closing:
                 close_by_s = close_by_s or now_s + _FLUSH_S
-                if not (self._out or self._sending) or now_s > close_by_s:
+                if not self._has_output() or now_s > close_by_s:
                     return
 
     def _select(self, selector: selectors.BaseSelector, events: int) -> int:
@@ -229,18 +231,21 @@ class Link:
             for frame in decoder:
                 decoder.limit = MAX_FRAME_BYTES  # the relay said HELLO
                 if frame.type == FrameType.PING:
-                    self._out.append(Pong(Ping.parse(frame.body).token).serialize())
-                    # The engine counts what it sends; this is ours.
-                    self._sent_bytes -= len(self._out[-1])
+                    self._pong = Pong(Ping.parse(frame.body).token).serialize()
                 elif frame.type != FrameType.PONG:
                     frames.append(frame)
         finally:
             if frames:
                 self._inbox.put(Received(frames, sum(len(f.raw) for f in frames)))
 
+    def _has_output(self) -> bool:
+        return bool(self._out or self._sending or self._pong)
+
     def _write(self) -> None:
-        if not self._sending and self._out:
-            pieces, size = [], 0
+        if not self._sending and self._has_output():
+            pieces, size = [self._pong], 0
+            self._sent_bytes -= len(self._pong)  # the engine counts what it sends; this is ours
+            self._pong = b""
             while self._out and size < _SEND_BYTES:
                 pieces.append(self._out.popleft())
                 size += len(pieces[-1])

@@ -43,8 +43,9 @@ class Roster:
         self.our = our
         self.live: dict[bytes, Bundle] = {}  # by session_id; not ours
         self.present: set[bytes] = set()  # session_ids that proved to run now
-        self.known = dict(known)  # by fingerprint; at most MAX_AUDIENCE, the latest seen
-        self.known[our.fingerprint] = Person(our.nick, now_ms)
+        # By fingerprint, the latest seen last; at most MAX_AUDIENCE.
+        self.known = dict(sorted(known.items(), key=lambda item: item[1].last_seen_ms))
+        self._meet(our, now_ms)
         self._digests: deque[tuple[bytes, float]] = deque(maxlen=_MAX_DIGESTS)  # digest, ended at
 
     def digest(self) -> bytes:

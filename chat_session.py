@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
-from blockchain import BlockType, Draft, Head
+from blockchain import BlockType, Draft, Head, SideRow
 from chat_commands import HELP, Command, read_typed
 from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
 from chat_messages import (
@@ -144,11 +144,9 @@ class Credit:
 
 @dataclass(frozen=True)
 class Remember:
-    """A row of a sealed side table."""
+    """A row of a sealed side table, for our chain's file."""
 
-    table: str
-    key: bytes
-    value: bytes
+    row: SideRow
 
 
 @dataclass(frozen=True)
@@ -453,8 +451,8 @@ class Session:
         self._roster.add(bundle, now.s, now.ms)
         self._room_conversation.ack_due = True
         self._restate_feed(bundle.session_id)
-        value = u64(now.ms) + bundle.nick.encode()
-        effects: Effects = [Remember(MEMBERS_TABLE, self._room.tag + bundle.fingerprint, value)]
+        key, value = self._room.tag + bundle.fingerprint, u64(now.ms) + bundle.nick.encode()
+        effects: Effects = [Remember(SideRow(MEMBERS_TABLE, key, value))]
         name = self._roster.name(bundle.fingerprint)
         if before is None and said:
             effects.append(_notice(f"{name} joined"))

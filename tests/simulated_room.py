@@ -128,8 +128,8 @@ class SimulatedMember:
                     self.lines.append(line)
                 case Credit():
                     self.coins += 1
-                case Remember(table, key, value):
-                    self.remembered[table, key] = value
+                case Remember(row):
+                    self.remembered[row.table, row.key] = row.value
                 case Refuse(text):
                     self.refused.append(text)
                 case Leave(code):
