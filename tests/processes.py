@@ -19,12 +19,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import pyte
+
+from chat_engine import now
+from chat_session import Effect, Session, Show, Transmit
+from chat_terminal import Kind
+from chat_wire import MAX_FRAME_BYTES, Frame, FrameDecoder, FrameType, Ping, Pong
+from crypto_utils import EncryptionManager, Keystore, RoomSecret
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 30.0  # generous: the machine may be busy; no test depends on it being short
@@ -267,9 +274,8 @@ class Wire:
     """A forwarder on the loopback interface that keeps every byte of every connection."""
 
     def __init__(self, port: int) -> None:
-        self.captured = bytearray()
+        self.streams: list[bytearray] = []  # two for each connection, one for each direction
         self._target = port
-        self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
@@ -285,15 +291,26 @@ class Wire:
             server = socket.create_connection(("127.0.0.1", self._target))
             self._sockets += [client, server]
             for source, target in ((client, server), (server, client)):
-                thread = threading.Thread(target=self._forward, args=(source, target))
+                captured = bytearray()
+                self.streams.append(captured)
+                thread = threading.Thread(target=self._forward, args=(source, target, captured))
                 self._threads.append(thread)
                 thread.start()
 
-    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+    @property
+    def frames(self) -> list[Frame]:
+        """Every whole frame that went either way."""
+        found: list[Frame] = []
+        for stream in self.streams:
+            decoder = FrameDecoder(MAX_FRAME_BYTES)
+            decoder.feed(bytes(stream))
+            found += decoder
+        return found
+
+    def _forward(self, source: socket.socket, target: socket.socket, captured: bytearray) -> None:
         try:
             while data := source.recv(65_536):
-                with self._lock:
-                    self.captured += data
+                captured += data
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
@@ -312,3 +329,50 @@ class Wire:
             thread.join(DEADLINE_S)
         for sock in self._sockets:
             sock.close()
+
+
+class Insider:
+    """A member in this process, whose every key the test can get at: a session on a socket."""
+
+    def __init__(self, port: int, name: str) -> None:
+        room = RoomSecret.open_room("lobby")
+        keystore = Keystore.generate().with_chain(bytes(15) + b"\1")
+        self.session = Session(keystore, room, name, EncryptionManager(), now())
+        self.messages: list[str] = []
+        self._sock = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+        self._decoder = FrameDecoder(MAX_FRAME_BYTES)
+        self._perform(self.session.connected())
+        self._until(lambda: self.session.joined)
+
+    def shows(self, text: str) -> None:
+        """Reads from the relay until this message was shown."""
+        self._until(lambda: text in self.messages)
+
+    def reads(self, frames: list[Frame]) -> None:
+        """Takes frames as if the relay had sent them."""
+        for frame in frames:
+            self._perform(self.session.receive(frame, now()))
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            data = self._sock.recv(65_536)
+            assert data, "the relay closed the connection"
+            self._decoder.feed(data)
+            for frame in self._decoder:
+                if frame.type == FrameType.PING:
+                    self._sock.sendall(Pong(Ping.parse(frame.body).token).serialize())
+                else:
+                    self._perform(self.session.receive(frame, now()))
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Transmit):
+                self._sock.sendall(effect.frame)
+            elif isinstance(effect, Show) and effect.line.kind is Kind.MESSAGE:
+                self.messages.append(effect.line.text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()

@@ -8,12 +8,20 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from processes import Client, Process, Relay, Terminal, Wire, environment, run
+from processes import Client, Insider, Process, Relay, Terminal, Wire, environment, run
 
+from chat_history import history
+from chat_messages import Message, PayloadKind
+from chat_profile import Profile, verify_profile
 from chat_wire import Error, ErrorCode, Frame, FrameDecoder, FrameType, Hello
+from crypto_utils import MAX_SKIP, BadCiphertext, KeyUsed, open_sealed
+
+# What a member gets to see once it is in the room.
+MEMBERS_FRAMES = {FrameType.BROADCAST, FrameType.DIRECT, FrameType.ADD, FrameType.DEL}
 
 
 @pytest.fixture
@@ -92,8 +100,8 @@ def test_three_clients_talk_one_of_them_on_a_terminal(relay: Relay, tmp_path: Pa
         assert carol.exit_code() == 0
         assert alice.leaves() == 0
         assert bob.leaves() == 0
-        captured = bytes(wire.captured)
-    assert captured
+    captured = b"".join(wire.streams)
+    assert b"alice" in captured, "a bundle names its owner"
     for secret in (b"what a day", b"half a sentence", b"in between", "äöü".encode()):
         assert secret not in captured
     for home in ("a", "b", "c"):
@@ -209,6 +217,46 @@ def test_who_joins_later_reads_nothing_said_before(relay: Relay, tmp_path: Path)
             assert dave.leaves() == 0
             assert "before" not in dave.out.text
             assert "missing" not in dave.err.text
+
+
+def test_a_capture_opens_neither_to_who_came_later_nor_to_who_was_ignored(
+    relay: Relay, tmp_path: Path
+) -> None:
+    """With all their keys, and every byte that ever went through the relay."""
+    with (
+        Wire(relay.port) as wire,
+        Client(wire.port, tmp_path / "a", "alice").joined() as alice,
+        Client(wire.port, tmp_path / "b", "bob").joined() as bob,
+    ):
+        alice.sees("bob")
+        alice.types("before")
+        bob.shows(r"alice#\w{4}: before")
+        with Insider(wire.port, "dave") as dave:
+            alice.sees("dave")
+            alice.types("during")
+            dave.shows("during")
+            alice.types("/ignore dave", "after")
+            bob.shows(r"alice#\w{4}: after")
+            assert [alice.leaves(), bob.leaves()] == [0, 0]
+            messages = {
+                frame
+                for frame in wire.frames
+                if frame.type == FrameType.BROADCAST and frame.body[1] == PayloadKind.MESSAGE
+            }
+            assert len(messages) == 6, "three texts, and an audience before each"
+            frames = [frame for frame in wire.frames if frame.type in MEMBERS_FRAMES]
+            dave.reads(frames)
+            dave.reads(frames[::-1])
+            assert dave.messages == ["during"]
+            (feed,) = dave.session._feeds.values()
+            for chain, _ in feed._chains.values():
+                for n in range(chain.n + MAX_SKIP):
+                    with suppress(KeyUsed):
+                        key = chain.derive(n).key
+                        for frame in messages:
+                            message = Message.parse(frame.body)
+                            with pytest.raises(BadCiphertext):
+                                open_sealed(key, message.sealed, message.associated)
 
 
 # ----------------------------------------------------------------- trouble
@@ -476,3 +524,37 @@ def test_relay_refuses_nonsense_with_an_error_frame(relay: Relay) -> None:
             frames += decoder
     assert [f.type for f in frames] == [FrameType.HELLO, FrameType.ERROR]
     assert Error.parse(frames[1].body).code == ErrorCode.BAD_FRAME
+
+
+def test_thirty_clients_say_twenty_things_each_and_all_chains_are_complete(
+    relay: Relay, tmp_path: Path
+) -> None:
+    names = [f"m{i}" for i in range(30)]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(relay.port, tmp_path / n, n)) for n in names]
+        for client in clients:
+            client.joined()
+        for client in clients:
+            for name in names:
+                if name != client.name:
+                    client.sees(name)
+        for client in clients:
+            client.types(*(f"{client.name} says {i}" for i in range(20)))
+        for client in clients:
+            client.out.wait_for(r"^m\d+#\w+: m\d+ says \d+$", 29 * 20)
+        for client in clients:
+            client.ends_input()
+        assert [client.exit_code() for client in clients] == [0] * 30
+        for client in clients:
+            assert "Mined 1 coin. New balance: 20\n" in client.out.text
+            assert "!!" not in client.err.text
+            assert "missing" not in client.err.text
+    for name in names:
+        checked = verify_profile(tmp_path / name)
+        assert [found.exit_code for found in checked] == [0], checked
+        with Profile.open(tmp_path / name) as profile:
+            assert profile.balance() == 20
+            said = [line.text for line in history(profile.chain, 1000)]
+        for author in names:
+            of_author = [text for text in said if text.startswith(f"{author} ")]
+            assert of_author == [f"{author} says {i}" for i in range(20)]
