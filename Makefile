@@ -32,9 +32,10 @@ bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_chat.py --profile $(ARGS)
 
 # A stamp for each of the two sets, so that a second call starts at once and needs no network.
+# setuptools would warn that the folder's modules are imported from the folder: that is the point.
 $(VENV)/.run: $(VENV)/.made
 	@echo 'Installing chainroom into $(VENV) ...'
-	@$(PIP) install --editable '.[tui]'
+	@PYTHONWARNINGS=ignore $(PIP) install --editable '.[tui]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
