@@ -46,6 +46,8 @@ from chat_wire import (
     u64,
 )
 from crypto_utils import (
+    AEAD_NONCE_BYTES,
+    AEAD_TAG_BYTES,
     RSA_BYTES,
     SIGNATURE_BYTES,
     BadKey,
@@ -226,18 +228,18 @@ class Bundle:
     def may_follow(self, before: Bundle) -> bool:
         """Whether this bundle may replace `before` within one session: a higher SEK number, and
         nothing changed but nick and SEK."""
-        return self.sek_number > before.sek_number and (
+        return self.sek_number > before.sek_number and self._lasting == before._lasting
+
+    @property
+    def _lasting(self) -> tuple[bytes, ...]:
+        """What is the same in all bundles of one session."""
+        return (
+            self.room_tag,
             self.fingerprint,
             self.session_id,
             self.session_key.public,
             self.chain_id,
             self.chain_key.public,
-        ) == (
-            before.fingerprint,
-            before.session_id,
-            before.session_key.public,
-            before.chain_id,
-            before.chain_key.public,
         )
 
 
@@ -362,8 +364,10 @@ class SignedEntry:
 
 
 def _check_chat(text: bytes) -> None:
-    if not 1 <= len(text) <= MAX_TEXT_BYTES:
-        raise TooLarge(f"a message has 1 to {MAX_TEXT_BYTES} bytes, this has {len(text)}")
+    if not text:
+        raise Malformed("a message has at least one byte")
+    if len(text) > MAX_TEXT_BYTES:
+        raise TooLarge(f"a message of {len(text)} bytes, at most {MAX_TEXT_BYTES} are allowed")
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as exc:
@@ -422,6 +426,11 @@ class PayloadKind(IntEnum):
     KEY_REFUSAL = 7
 
 
+def _check_counted_from_1(*numbers: int) -> None:
+    if 0 in numbers:
+        raise Malformed("epochs, seqs and acks are counted from 1")
+
+
 def _prefix(kind: PayloadKind, session_id: bytes) -> bytes:
     return bytes((VERSION, kind)) + session_id
 
@@ -458,11 +467,19 @@ class Message:
 
     @classmethod
     def parse(cls, data: bytes) -> Message:
-        """`data` with its two leading bytes checked by `parse_payload`.  Raises WireError."""
+        """`data` with its two leading bytes checked by `parse_payload`.
+
+        Raises Malformed, also where no padded entry can be inside: nobody holds such bytes until
+        a key comes."""
         if len(data) < _MESSAGE.size:
             raise Malformed(f"a message of {len(data)} bytes")
         _, _, session_id, tag, epoch, n = _MESSAGE.unpack_from(data)
-        return cls(session_id, tag, epoch, n, data[_MESSAGE.size :])
+        sealed = data[_MESSAGE.size :]
+        size = len(sealed) - AEAD_NONCE_BYTES - AEAD_TAG_BYTES
+        if size != _padded_size(size):
+            raise Malformed(f"a padded entry does not have {size} bytes")
+        _check_counted_from_1(epoch)
+        return cls(session_id, tag, epoch, n, sealed)
 
 
 @dataclass(frozen=True)
@@ -575,8 +592,7 @@ class KeyShare(_Signed):
         tag, epoch, n, first_seq = r.fixed(TAG_BYTES), r.u32(), r.u32(), r.u64()
         recipient, sek_number = r.fixed(SESSION_ID_BYTES), r.u32()
         wrap, signature = r.fixed(RSA_BYTES), r.fixed(SIGNATURE_BYTES)
-        if epoch == 0 or first_seq == 0:
-            raise Malformed("epochs and seqs are counted from 1")
+        _check_counted_from_1(epoch, first_seq)
         return cls(
             session_id, tag, epoch, n, first_seq, recipient, sek_number, wrap, signature=signature
         )
@@ -607,6 +623,7 @@ class KeyRequest(_Signed):
     @classmethod
     def _read(cls, session_id: bytes, r: Reader) -> KeyRequest:
         tag, epoch, author = r.fixed(TAG_BYTES), r.u32(), r.fixed(SESSION_ID_BYTES)
+        _check_counted_from_1(epoch)
         return cls(session_id, tag, epoch, author, signature=r.fixed(SIGNATURE_BYTES))
 
 
@@ -641,7 +658,9 @@ class KeyRefusal(_Signed):
 
     @classmethod
     def _read(cls, session_id: bytes, r: Reader) -> KeyRefusal:
-        tag, epoch, requester, reason = r.fixed(TAG_BYTES), r.u32(), r.fixed(16), r.u8()
+        tag, epoch = r.fixed(TAG_BYTES), r.u32()
+        requester, reason = r.fixed(SESSION_ID_BYTES), r.u8()
+        _check_counted_from_1(epoch)
         if reason not in tuple(RefusalReason):
             raise Malformed(f"unknown reason {reason}")
         return cls(
@@ -676,6 +695,7 @@ class FeedReport:
         if count > MAX_MISSING:
             raise TooLarge(f"{count} missing seqs, at most {MAX_MISSING} are allowed")
         missing = tuple(r.u64() for _ in range(count))
+        _check_counted_from_1(seq, *missing)
         if any(a >= b for a, b in pairwise((*missing, seq))):
             raise Malformed("missing seqs rise and lie below the highest")
         return cls(session_id, seq, entry_id, missing)
@@ -722,6 +742,7 @@ class Ack(_Signed):
     @classmethod
     def _read(cls, session_id: bytes, r: Reader) -> Ack:
         tag, number, digest = r.fixed(TAG_BYTES), r.u32(), r.fixed(HASH_BYTES)
+        _check_counted_from_1(number)
         feeds = tuple(FeedReport.read(r) for _ in range(r.u16()))
         head = Head(r.fixed(16), r.u64(), r.fixed(HASH_BYTES), r.fixed(SIGNATURE_BYTES))
         return cls(session_id, tag, number, digest, feeds, head, signature=r.fixed(SIGNATURE_BYTES))
