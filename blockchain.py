@@ -212,8 +212,9 @@ class Block:
 class Genesis:
     """The first block's body: whose chain this is, and what it follows.
 
-    identity SPKI (u16) ‖ CSK[32] ‖ certificate[384] = IK's signature over "chain cert" ‖ chain_id ‖
-    CSK ‖ predecessor's chain_id[16] ‖ index u64 ‖ hash[32] (zeros: none) ‖ finding (u16, UTF-8).
+    identity SPKI (u16) ‖ CSK[32] ‖ certificate[384] ‖ predecessor's chain_id[16] ‖ its index u64 ‖
+    its hash[32] (zeros: none) ‖ finding (u16, UTF-8).
+    certificate = IK's signature over "chain cert" ‖ chain_id ‖ CSK.
     """
 
     identity_spki: bytes
@@ -258,7 +259,7 @@ class Finding(Enum):
     UNREADABLE = "this block cannot be read, so nothing from it on can be checked"
     REORDERED = "another block stands in this one's place; those before it are whole"
     EDITED = "this block was changed after it was written; those before it are whole"
-    FORGED = "this block was not signed by this profile's key; those before it are whole"
+    FORGED = "this profile's key did not sign this block here; those before it are whole"
     WEAKPOW = "this block lacks its proof of work; those before it are whole"
     REWRITTEN = "this is another chain than the one that this profile wrote"
 
@@ -289,7 +290,10 @@ class Verdict:
         return self.finding.name if self.ok else f"{self.finding.name}@{self.index}"
 
 
-_Row = tuple[int, object, object, object]  # idx, header, signature, body as SQLite has them
+# idx, header, signature, body as SQLite has them: where a schema was changed, of any type.
+_Row = tuple[object, object, object, object]
+# A message of SQLite's may quote damaged bytes, which Python then cannot decode.
+_SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 # --------------------------------------------------------------------------- the store
 
@@ -317,6 +321,7 @@ class Blockchain:
         """Use `create` or `open`."""
         self._db = connection
         self._keystore = keystore
+        self._verify_key = VerifyKey(keystore.chain_signing_key.public)
         self._failed = False
         self._last: Block | None = None
 
@@ -350,17 +355,19 @@ class Blockchain:
             else (bytes(_CHAIN_ID_BYTES), 0, bytes(32)),
             finding,
         )
+        body = genesis.serialize()
         try:
             # SQLite gives the files beside it the same mode.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-            connection = _connect(path)
-            chain = cls(connection, keystore)
+            connection = _connect(path, is_new=True)
+        except (*_SQLITE_ERRORS, OSError) as exc:
+            raise StoreFailed(f"{path} cannot be written: {exc}") from exc
+        chain = cls(connection, keystore)
+        try:
             connection.execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA.strip().split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
-            body = genesis.serialize()
-            body_hash = hashlib.sha256(body).digest()
             chain._insert(
                 Block(
                     BlockType.GENESIS,
@@ -369,7 +376,7 @@ class Blockchain:
                     0,
                     bytes(32),
                     now_ms,
-                    body_hash,
+                    hashlib.sha256(body).digest(),
                     bytes(32),
                     0,
                     0,
@@ -377,8 +384,11 @@ class Blockchain:
                 )
             )
             connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as exc:
-            raise StoreFailed(f"{path} cannot be written: {exc}") from exc
+        except BaseException as exc:
+            connection.close()
+            if isinstance(exc, _SQLITE_ERRORS):
+                raise StoreFailed(f"{path} cannot be written: {exc}") from exc
+            raise
         return chain
 
     @classmethod
@@ -391,20 +401,14 @@ class Blockchain:
         """
         try:
             connection = _connect(path)
-        except (sqlite3.Error, OSError) as exc:
+        except (*_SQLITE_ERRORS, OSError) as exc:
             raise _unreadable(path, exc) from exc
         chain = cls(connection, keystore)
         try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version != _FORMAT_VERSION:
-                raise StoreUnreadable(f"{path} is no chain of this format (version {version})")
             last = chain._rows("ORDER BY idx DESC LIMIT 1").fetchone()
-        except sqlite3.Error as exc:
+        except _SQLITE_ERRORS as exc:
             connection.close()
             raise _unreadable(path, exc) from exc
-        except StoreUnreadable:
-            connection.close()
-            raise
         with suppress(Malformed):  # then `verify` says what is wrong with it
             chain._last = _parsed(last) if last else None
         return chain
@@ -441,9 +445,13 @@ class Blockchain:
             for row in side:
                 self._put(row)
             self._db.execute("COMMIT")
-        except (sqlite3.Error, OSError) as exc:
+        except BaseException as exc:
             self._failed, self._last = True, before
-            raise StoreFailed(str(exc)) from exc
+            with suppress(*_SQLITE_ERRORS):  # so that what is read from now on is on disk
+                self._db.execute("ROLLBACK")
+            if isinstance(exc, (*_SQLITE_ERRORS, OSError)):
+                raise StoreFailed(str(exc)) from exc
+            raise
         return blocks
 
     def _sealed(self, draft: Draft, now_ms: int) -> Block:
@@ -466,7 +474,8 @@ class Blockchain:
 
     def _insert(self, block: Block) -> Block:
         """Signs and inserts; the caller's transaction is open."""
-        signature = self._keystore.chain_signing_key.sign(Label.BLOCK_SIG, _signed(block))
+        signed_part = _signed(block, block.chain_id)
+        signature = self._keystore.chain_signing_key.sign(Label.BLOCK_SIG, signed_part)
         signed = replace(block, signature=signature)
         self._db.execute(
             "INSERT INTO blocks VALUES (?, ?, ?, ?)",
@@ -492,7 +501,7 @@ class Blockchain:
         """Raises StoreUnreadable."""
         try:
             return Genesis.parse(_parsed(self._rows("WHERE idx = 0").fetchone()).body)
-        except (TypeError, WireError, sqlite3.Error) as exc:
+        except (TypeError, WireError, *_SQLITE_ERRORS) as exc:
             raise StoreUnreadable("the genesis cannot be read") from exc
 
     def records(self, *types: BlockType) -> Iterator[tuple[Block, bytes]]:
@@ -503,13 +512,13 @@ class Blockchain:
         """
         marks = ",".join("?" * len(types))
         wanted = f"WHERE substr(header, 5, 1) IN ({marks}) ORDER BY idx"
-        index = 0
+        index: object = 0
         try:
             for row in self._rows(wanted, *(bytes((kind,)) for kind in types)):
                 index = row[0]
                 block = _parsed(row)
                 yield block, open_sealed(self._body_key(block), block.body, _associated(block))
-        except (Malformed, CryptoError, sqlite3.Error) as exc:
+        except (Malformed, CryptoError, *_SQLITE_ERRORS) as exc:
             raise StoreUnreadable(f"block {index} cannot be read: {exc}") from exc
 
     def coins(self, before: int = 2**62) -> set[bytes]:
@@ -521,7 +530,7 @@ class Blockchain:
                 (bytes((BlockType.SENT,)), before),
             )
             return {entry_id for (entry_id,) in rows}
-        except sqlite3.Error as exc:
+        except _SQLITE_ERRORS as exc:
             raise StoreUnreadable(f"the chain cannot be read: {exc}") from exc
 
     def _rows(self, rest: str, *values: bytes) -> sqlite3.Cursor:
@@ -555,24 +564,22 @@ class Blockchain:
         Returns:
             the first thing wrong: its index, and what.  CHAIN_FORMAT.md 5 has the order.
         """
-        try:
-            verdict = self._verify(signatures, progress)
-            if not signatures and not verdict.ok:
-                # Which of two neighbours was edited is for their signatures to say.
-                verdict = self._verify(True, progress)
-        except sqlite3.Error:
-            return Verdict(Finding.UNREADABLE, 0)
+        verdict = self._verify(signatures, progress)
+        if not signatures and not verdict.ok:
+            # Which of two neighbours was edited is for their signatures to say.
+            verdict = self._verify(True, progress)
         return verdict
 
     def _verify(self, signatures: bool, progress: Callable[[int], None] | None) -> Verdict:
-        key = VerifyKey(self._keystore.chain_signing_key.public)
         block: Block | None = None  # whose successor is looked at
+        chain_id = b""
         index = -1
-        for index, row in enumerate(self._rows("ORDER BY idx")):
-            following = self._in_place(row, index)
-            if block is not None:
+        for index, following in enumerate(self._in_places()):
+            if block is None:
+                chain_id = following.chain_id if isinstance(following, Block) else b""
+            else:
                 successor = following if isinstance(following, Block) else None
-                if found := _check(block, successor, key if signatures else None):
+                if found := self._check(block, successor, chain_id, signatures):
                     return Verdict(found, block.index)
             if not isinstance(following, Block):
                 return Verdict(following, index)
@@ -581,41 +588,73 @@ class Blockchain:
                 progress(index)
         if block is None:
             return Verdict(Finding.MISSING, 0)
-        if found := _check(block, None, key):
+        if found := self._check(block, None, chain_id, True):
             return Verdict(found, block.index)
         return Verdict(Finding.OK, index + 1)
 
-    def _in_place(self, row: _Row, index: int) -> Block | Finding:
-        """The block that stands in place `index`, or why none does."""
-        if row[0] != index:
-            return Finding.MISSING if row[0] > index else Finding.REORDERED
+    def _in_places(self) -> Iterator[Block | Finding]:
+        """What stands in each place from 0 on: a block, or at last why none does."""
         try:
-            block = _parsed(row)
-        except Malformed:
-            return Finding.UNREADABLE
-        if block.index != index or (block.type is BlockType.GENESIS) != (index == 0):
-            return Finding.REORDERED
-        if index == 0:
-            return self._check_genesis(block) or block
-        return block
+            for index, row in enumerate(self._rows("ORDER BY idx")):
+                yield _in_place(row, index)
+        except _SQLITE_ERRORS:
+            yield Finding.UNREADABLE
 
-    def _check_genesis(self, block: Block) -> Finding | None:
-        expected = self._keystore.chain_id
+    def _check(
+        self, block: Block, successor: Block | None, chain_id: bytes, signatures: bool
+    ) -> Finding | None:
+        """What is wrong with a block that stands in its place.
+
+        Args:
+            successor: the block after it, if that stands in its place.
+            chain_id: the genesis'.
+            signatures: False leaves them to the head's; the last block's is always looked at.
+        """
         if hashlib.sha256(block.body).digest() != block.body_hash:
             return Finding.EDITED
-        try:
-            genesis = Genesis.parse(block.body)
-            genesis.verify(block.chain_id)
-        except WireError:
-            return Finding.UNREADABLE
-        except CryptoError:
-            return Finding.FORGED
-        ours = (self._keystore.identity.spki, self._keystore.chain_signing_key.public)
-        if (genesis.identity_spki, genesis.chain_key) != ours:
+        if block.index == 0 and self._is_another_chain(block):
             return Finding.REWRITTEN
-        if expected not in (block.chain_id, bytes(_CHAIN_ID_BYTES)):
-            return Finding.REWRITTEN
+        block_hash = block.calculate_hash()
+        linked = successor is None or successor.previous_hash == block_hash
+        if signatures and not self._is_signed(block, chain_id):
+            # Its successor tells which of the two was changed: the block, or its signature.
+            return Finding.FORGED if linked else Finding.EDITED
+        # If this one is as it was signed, then either the successor is not, and its turn is next,
+        # or both are: then the successor followed another block than this.
+        if (
+            not linked
+            and successor is not None
+            and (not signatures or self._is_signed(successor, chain_id))
+        ):
+            return Finding.EDITED
+        if block.index == 0:
+            return _check_genesis(block)
+        if block.type is BlockType.SENT and (
+            block.difficulty < DEFAULT_DIFFICULTY
+            or int.from_bytes(block_hash, "big") >> (256 - block.difficulty)
+        ):
+            return Finding.WEAKPOW
         return None
+
+    def _is_signed(self, block: Block, chain_id: bytes) -> bool:
+        """By our key, for this place in this chain."""
+        try:
+            self._verify_key.verify(block.signature, Label.BLOCK_SIG, _signed(block, chain_id))
+        except BadSignature:
+            return False
+        return True
+
+    def _is_another_chain(self, genesis_block: Block) -> bool:
+        """Whether this is a whole genesis, but not that of the chain which this profile writes."""
+        try:
+            genesis = Genesis.parse(genesis_block.body)
+            genesis.verify(genesis_block.chain_id)
+        except (WireError, CryptoError):
+            return False
+        keys = (genesis.identity_spki, genesis.chain_key)
+        ours = (self._keystore.identity.spki, self._keystore.chain_signing_key.public)
+        expected = (genesis_block.chain_id, bytes(_CHAIN_ID_BYTES))
+        return keys != ours or self._keystore.chain_id not in expected
 
     # ----------------------------------------------------------------- side tables
 
@@ -636,7 +675,7 @@ class Blockchain:
                 r = Reader(open_sealed(key, sealed, name.encode() + row))
                 found = r.prefixed()
                 values[found] = r.rest()
-        except (sqlite3.Error, CryptoError, WireError, TypeError) as exc:
+        except (*_SQLITE_ERRORS, CryptoError, WireError, TypeError) as exc:
             raise StoreUnreadable(f"the side table {name} cannot be read: {exc}") from exc
         return values
 
@@ -647,35 +686,33 @@ class Blockchain:
 # --------------------------------------------------------------------------- helpers
 
 
-def _check(block: Block, successor: Block | None, key: VerifyKey | None) -> Finding | None:
-    """What is wrong with a block that stands in its place.
+def _in_place(row: _Row, index: int) -> Block | Finding:
+    """The block that stands in place `index`, or why none does."""
+    if not isinstance(row[0], int):
+        return Finding.UNREADABLE
+    if row[0] != index:
+        return Finding.MISSING if row[0] > index else Finding.REORDERED
+    try:
+        block = _parsed(row)
+    except Malformed:
+        return Finding.UNREADABLE
+    if block.index != index or (block.type is BlockType.GENESIS) != (index == 0):
+        return Finding.REORDERED
+    return block
 
-    Args:
-        successor: the block after it, if that can be read.
-        key: CSK's, or None to leave the signature to the head's.
-    """
-    if hashlib.sha256(block.body).digest() != block.body_hash:
-        return Finding.EDITED
-    block_hash = block.calculate_hash()
-    linked = successor is None or successor.previous_hash == block_hash
-    if key is not None:
-        try:
-            key.verify(block.signature, Label.BLOCK_SIG, _signed(block, block_hash))
-        except BadSignature:
-            # Its successor tells which of the two was changed: the block, or its signature.
-            return Finding.FORGED if linked else Finding.EDITED
-    if not linked:
-        return Finding.EDITED
-    if block.type is BlockType.SENT and (
-        block.difficulty < DEFAULT_DIFFICULTY
-        or int.from_bytes(block_hash, "big") >> (256 - block.difficulty)
-    ):
-        return Finding.WEAKPOW
+
+def _check_genesis(block: Block) -> Finding | None:
+    try:
+        Genesis.parse(block.body).verify(block.chain_id)
+    except WireError:
+        return Finding.UNREADABLE
+    except CryptoError:
+        return Finding.FORGED
     return None
 
 
-def _signed(block: Block, block_hash: bytes | None = None) -> bytes:
-    return block.chain_id + u64(block.index) + (block_hash or block.calculate_hash())
+def _signed(block: Block, chain_id: bytes) -> bytes:
+    return chain_id + u64(block.index) + block.calculate_hash()
 
 
 def _associated(block: Block) -> bytes:
@@ -695,7 +732,7 @@ def _parsed(row: _Row) -> Block:
     return Block.parse(header, body, signature)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, is_new: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -704,20 +741,22 @@ def _connect(path: Path) -> sqlite3.Connection:
         check_same_thread=False,  # opened by the prompt's thread, then owned by the engine's
     )
     try:
-        for pragma in (
-            "locking_mode=EXCLUSIVE",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "secure_delete=ON",
-        ):
+        # First of all, so that the first read takes the lock and keeps it.
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        if not is_new:  # before anything is written: what is no chain stays as it is
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version != _FORMAT_VERSION:
+                raise StoreUnreadable(f"{path} is no chain of this format (version {version})")
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
-    except sqlite3.Error:
+    except BaseException:
         connection.close()
         raise
     return connection
 
 
 def _unreadable(path: Path, exc: Exception) -> StoreError:
-    if "locked" in str(exc):
+    code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF == sqlite3.SQLITE_BUSY:  # the rest of an extended code says how
         return StoreLocked(f"{path} is in use by another process")
     return StoreUnreadable(f"{path} cannot be read: {exc}")

@@ -1,0 +1,788 @@
+"""Writes tests/vectors/chain.json: chains, good and bad, with the verdict on each, and why.
+
+    python tests/make_vectors_chain.py
+
+It imports nothing of Chainroom.  Everything is written again from docs/CHAIN_FORMAT.md (entries and
+bundles from docs/PROTOCOL.md) with hashlib, hmac and `cryptography`, and nothing is random, so that
+the file is the same on every run.  `verify` here is a second verifier, to hold against the first.
+
+In the file bytes are hex, text is {"text": …}, and numbers and null are themselves.  "blocks" are
+[header, signature, body]; a case's "rows" are [idx, number in "blocks"], its "chain_id" is what the
+keystore names, "expect" the verdict, "exit" the exit code, "quick" the verdict that looks at no
+signature but the last, where that is another one.  "records" are what a good chain's bodies say,
+"coins" how many it earned.  None of these keys may ever be used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import struct
+from collections.abc import Callable
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import make_vectors_crypto as crypto
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
+from make_vectors_crypto import hkdf, hmac_sha, label, mgf1, sha, spki, stretched, tagged, xor
+
+PATH = Path(__file__).parent / "vectors" / "chain.json"
+
+GENESIS, SENT, CONTROL, RECEIVED, EVENT, FORGET = range(1, 7)
+ZEROS = bytes(32)
+NOW = 1_700_000_000_000  # milliseconds
+
+# --------------------------------------------------------------------------------------------------
+# the second verifier: CHAIN_FORMAT.md 2, 3 and 5, and nothing else
+
+_HEADER = struct.Struct(">4sBB16sQ32sQ32s32sQQ")
+
+
+class Fields(NamedTuple):
+    magic: bytes
+    type: int
+    difficulty: int
+    chain_id: bytes
+    number: int  # index
+    previous_hash: bytes
+    timestamp_ms: int
+    body_hash: bytes
+    entry_id: bytes
+    nonce: int
+    refers_to: int
+
+
+Row = list[Any]  # idx, header, signature, body as SQLite gives them
+
+
+def verify(
+    database: sqlite3.Connection, identity_spki: bytes, csk: bytes, expected_chain_id: bytes
+) -> str:
+    """The verdict, such as "OK" or "EDITED@17"."""
+    rows, end = _in_place(database)
+    key = Ed25519PublicKey.from_public_bytes(csk)
+    chain_id = rows[0][1][6:22] if rows else b""
+
+    def signed(row: Row) -> bool:
+        body = chain_id + row[1][22:30] + tagged("block", row[1])
+        return _fits(key, row[2], "block sig", body)
+
+    for i, row in enumerate(rows):
+        _, header, _, body = row
+        fields = Fields(*_HEADER.unpack(header))
+        following = rows[i + 1] if i + 1 < len(rows) else None
+        if sha(body) != fields.body_hash:
+            return f"EDITED@{i}"
+        keys = _certified_keys(body, fields.chain_id) if i == 0 else None
+        if isinstance(keys, tuple) and (
+            keys != (identity_spki, csk) or expected_chain_id not in (fields.chain_id, bytes(16))
+        ):
+            return "REWRITTEN@0"
+        linked = following is None or following[1][30:62] == tagged("block", header)
+        if not signed(row):
+            return f"FORGED@{i}" if linked else f"EDITED@{i}"
+        if not linked and following is not None and signed(following):
+            return f"EDITED@{i}"
+        if isinstance(keys, str):
+            return f"{keys}@0"
+        least = max(8, fields.difficulty)
+        if fields.type == SENT and (fields.difficulty < 8 or leading_zeros(header) < least):
+            return f"WEAKPOW@{i}"
+    return f"{end}@{len(rows)}" if end else "OK"
+
+
+def _in_place(database: sqlite3.Connection) -> tuple[list[Row], str]:
+    """The rows that stand in their places, and why there is none in the next, if that is wrong."""
+    rows: list[Row] = []
+    try:
+        found = database.execute("SELECT idx, header, signature, body FROM blocks ORDER BY idx")
+        for idx, *parts in found:
+            if type(idx) is not int:
+                return rows, "UNREADABLE"
+            if idx != len(rows):
+                return rows, "MISSING" if idx > len(rows) else "REORDERED"
+            if any(type(part) is not bytes for part in parts):
+                return rows, "UNREADABLE"
+            if len(parts[0]) != 150 or len(parts[1]) != 64:
+                return rows, "UNREADABLE"
+            fields = Fields(*_HEADER.unpack(parts[0]))
+            if fields.magic != b"CRB1" or fields.type not in range(1, 7):
+                return rows, "UNREADABLE"
+            if fields.number != idx or (fields.type == GENESIS) != (idx == 0):
+                return rows, "REORDERED"
+            rows.append([idx, *parts])
+    except (sqlite3.Error, UnicodeDecodeError):
+        return rows, "UNREADABLE"
+    return rows, "" if rows else "MISSING"
+
+
+def _certified_keys(body: bytes, chain_id: bytes) -> tuple[bytes, bytes] | str:
+    """Identity and CSK of a genesis, or the verdict on one that is none."""
+    size = int.from_bytes(body[:2], "big")
+    identity, csk, certificate, rest = (
+        body[start + size : end + size]
+        for start, end in ((2 - size, 2), (2, 34), (34, 418), (418, len(body)))
+    )
+    try:
+        rest[58:].decode()
+    except UnicodeDecodeError:
+        return "UNREADABLE"
+    if len(rest) < 58 or len(rest) != 58 + int.from_bytes(rest[56:58], "big"):
+        return "UNREADABLE"
+    try:
+        public = load_der_public_key(identity)
+    except (ValueError, UnsupportedAlgorithm):
+        return "FORGED"
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if not isinstance(public, rsa.RSAPublicKey) or public.public_bytes(*form) != identity:
+        return "FORGED"
+    if (public.key_size, public.public_numbers().e) != (3072, 65537):
+        return "FORGED"
+    how = (padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
+    if not _fits(public, certificate, "chain cert", chain_id + csk, *how):
+        return "FORGED"
+    return identity, csk
+
+
+def _fits(key: Any, signature: bytes, name: str, body: bytes, *how: Any) -> bool:
+    try:
+        key.verify(signature, label(name) + body, *how)
+    except InvalidSignature:
+        return False
+    return True
+
+
+# --------------------------------------------------------------------------------------------------
+# people
+
+
+def _prime(name: str, offset: int) -> int:
+    return (int.from_bytes(stretched(name, 192), "big") | (3 << 1534) | 1) + offset
+
+
+class Person:
+    """An identity, a chain's keys, and one session."""
+
+    def __init__(self, name: str, p: int, q: int) -> None:
+        self.name, self.p, self.q, self.n = name, p, q, p * q
+        self.spki = spki(crypto.pkcs1(self.n, crypto.E))
+        self.csk_seed = stretched(f"{name} csk", 32)
+        self.data_key = stretched(f"{name} cdk", 32)
+        self.ssk_seed = stretched(f"{name} ssk", 32)
+        self.session_id = stretched(f"{name} session", 16)
+
+    @property
+    def fingerprint(self) -> bytes:
+        return tagged("identity", self.spki)
+
+    def body_key(self, header: bytes) -> bytes:
+        return hmac_sha(self.data_key, label("body key") + header[6:30])
+
+
+@cache
+def certified(who: Person, name: str, body: bytes) -> bytes:
+    """RSA-PSS-SHA256 with a salt of 32 bytes, RFC 8017 9.1.1."""
+    salt = stretched("salt", 32)
+    digest = sha(bytes(8) + sha(label(name) + body) + salt)
+    block = bytes(384 - 66) + b"\1" + salt
+    masked = xor(block, mgf1(digest, len(block)))
+    value = int.from_bytes(bytes((masked[0] & 0x7F,)) + masked[1:] + digest + b"\xbc", "big")
+    d = pow(crypto.E, -1, math.lcm(who.p - 1, who.q - 1))
+    mp, mq = pow(value, d % (who.p - 1), who.p), pow(value, d % (who.q - 1), who.q)
+    power = mq + (mp - mq) * pow(who.q, -1, who.p) % who.p * who.q
+    return power.to_bytes(384, "big")
+
+
+def ed_public(seed: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+
+
+def ed_sign(seed: bytes, name: str, body: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(seed).sign(label(name) + body)
+
+
+ALICE = Person("alice", crypto.P, crypto.Q)
+BOB = Person("bob", _prime("other p", 1524), _prime("other q", 1166))  # searched for
+LOBBY = tagged("open room", b"lobby")[:16]
+ROOM_TAG = hkdf(LOBBY, "room tag", 16)
+
+# --------------------------------------------------------------------------------------------------
+# records (PROTOCOL.md 3.1 and 3.5)
+
+
+class Record(NamedTuple):
+    type: int
+    record: bytes
+    entry_id: bytes
+
+
+def entry(kind: int, who: Person, seq: int, text: bytes, previous: bytes = ZEROS) -> Record:
+    """A signed entry: kind 1 chat, 2 audience."""
+    salt = stretched(f"{who.name} salt {seq}", 16)
+    head = struct.pack(">BB16s16sQ", 1, kind, ROOM_TAG, who.session_id, seq) + previous + ZEROS
+    head += (NOW + seq).to_bytes(8, "big") + tagged("text", salt + text)
+    record = head + salt + len(text).to_bytes(2, "big") + text
+    record += ed_sign(who.ssk_seed, "entry sig", head)
+    block = (SENT if kind == 1 else CONTROL) if who is ALICE else RECEIVED
+    return Record(block, record, tagged("entry", head))
+
+
+def event(kind: int, body: bytes) -> Record:
+    """kind 1 bundle, 2 ignore, 3 unignore."""
+    record = stretched(f"event {kind} {body.hex()}", 16) + bytes((kind,)) + body
+    return Record(EVENT, record, tagged("event", record))
+
+
+def bundle(who: Person, sek: bytes, chain_id: bytes) -> bytes:
+    nick = who.name.encode()
+    body = b"\1" + ROOM_TAG + len(who.spki).to_bytes(2, "big") + who.spki
+    body += len(nick).to_bytes(2, "big") + nick + who.session_id + ed_public(who.ssk_seed)
+    body += (1).to_bytes(4, "big") + len(sek).to_bytes(2, "big") + sek
+    body += chain_id + ed_public(who.csk_seed)
+    body += hmac_sha(hkdf(LOBBY, "room auth", 32), label("room proof") + body)
+    return body + certified(who, "bundle sig", body)
+
+
+# --------------------------------------------------------------------------------------------------
+# chains
+
+
+class Chain:
+    """Writes blocks as CHAIN_FORMAT.md 2 and 3 say."""
+
+    def __init__(
+        self,
+        name: str,
+        owner: Person = ALICE,
+        predecessor: tuple[bytes, int, bytes] = (bytes(16), 0, ZEROS),
+        finding: bytes = b"",
+    ) -> None:
+        self.name, self.owner = name, owner
+        self.chain_id = stretched(f"chain id {name}", 16)
+        self.rows: list[Row] = []
+        self.records: list[Record] = []
+        csk = ed_public(owner.csk_seed)
+        body = len(owner.spki).to_bytes(2, "big") + owner.spki + csk
+        body += certified(owner, "chain cert", self.chain_id + csk)
+        old, index, block_hash = predecessor
+        body += old + index.to_bytes(8, "big") + block_hash
+        body += len(finding).to_bytes(2, "big") + finding
+        self.put(self.header(GENESIS), body)
+
+    @property
+    def previous_hash(self) -> bytes:
+        return tagged("block", self.rows[-1][1]) if self.rows else ZEROS
+
+    def header(self, kind: int, entry_id: bytes = ZEROS) -> Fields:
+        """The next block's, with neither body_hash nor nonce."""
+        index = len(self.rows)
+        difficulty = 8 if kind == SENT else 0
+        fields = (b"CRB1", kind, difficulty, self.chain_id, index, self.previous_hash)
+        return Fields(*fields, NOW + 1000 * index, ZEROS, entry_id, 0, 0)
+
+    def put(self, fields: Fields, body: bytes) -> None:
+        """The next block: mined, signed, appended."""
+        fields = mined(fields._replace(body_hash=sha(body)))
+        header = _HEADER.pack(*fields)
+        self.rows.append([fields.number, header, self.sign(header), body])
+
+    def sign(self, header: bytes) -> bytes:
+        return sign(self.owner.csk_seed, header)
+
+    def add(self, record: Record, **other: Any) -> Chain:
+        """A record, sealed, in the next block."""
+        fields = self.header(record.type, record.entry_id)._replace(**other)
+        header = _HEADER.pack(*fields)
+        key, associated = self.owner.body_key(header), header[:70] + header[102:134]
+        nonce = stretched(f"nonce {self.name} {fields.number}", 12)
+        self.put(fields, nonce + AESGCM(key).encrypt(nonce, record.record, associated))
+        self.records.append(record)
+        return self
+
+
+def sign(seed: bytes, header: bytes) -> bytes:
+    return ed_sign(seed, "block sig", header[6:30] + tagged("block", header))
+
+
+def mined(fields: Fields) -> Fields:
+    """With the first nonce that fits, if it is a sent block's."""
+    if fields.type == SENT:
+        while leading_zeros(_HEADER.pack(*fields)) < fields.difficulty:
+            fields = fields._replace(nonce=fields.nonce + 1)
+    return fields
+
+
+def leading_zeros(header: bytes) -> int:
+    return 256 - int.from_bytes(tagged("block", header), "big").bit_length()
+
+
+class Chains:
+    """The whole ones, from which the others are made."""
+
+    @cached_property
+    def base(self) -> Chain:
+        """genesis, sent, received, sent, event"""
+        first = entry(1, ALICE, 1, b"hello")
+        chain = Chain("base").add(first).add(entry(1, BOB, 1, "hi, 你好".encode()))
+        chain.add(entry(1, ALICE, 2, b"how are you?", first.entry_id))
+        return chain.add(event(2, BOB.fingerprint))
+
+    @cached_property
+    def other(self) -> Chain:
+        """The same person's, under another chain_id."""
+        chain = Chain("other").add(entry(1, ALICE, 1, b"hello")).add(entry(1, BOB, 1, b"hi"))
+        return chain.add(entry(1, ALICE, 2, b"bye")).add(event(2, BOB.fingerprint))
+
+    @cached_property
+    def everything(self) -> Chain:
+        """Every kind of record that is written today."""
+        chain = Chain("everything")
+        chain.add(event(1, bundle(ALICE, BOB.spki, chain.chain_id)))
+        people = sorted((ALICE.fingerprint[:16], BOB.fingerprint[:16]))
+        audience = entry(2, ALICE, 1, b"".join(people))
+        chain.add(audience).add(entry(1, ALICE, 2, b"hello", audience.entry_id))
+        chain.add(event(1, bundle(BOB, ALICE.spki, bytes(16))))
+        chain.add(entry(2, BOB, 1, b"".join(people))).add(entry(1, BOB, 2, b"x" * 16_384))
+        return chain.add(event(2, BOB.fingerprint)).add(event(3, BOB.fingerprint))
+
+
+CHAINS = Chains()
+
+# --------------------------------------------------------------------------------------------------
+# what is done to them
+
+
+def copy(chain: Chain) -> list[Row]:
+    return [list(row) for row in chain.rows]
+
+
+def flip(data: bytes, at: int, mask: int = 1) -> bytes:
+    return data[:at] + bytes((data[at] ^ mask,)) + data[at + 1 :]
+
+
+HEADER, SIGNATURE, BODY = 1, 2, 3
+# where a field of the header begins
+AT = {
+    "magic": 0,
+    "type": 4,
+    "difficulty": 5,
+    "chain_id": 6,
+    "index": 22,
+    "previous_hash": 30,
+    "timestamp_ms": 62,
+    "body_hash": 70,
+    "entry_id": 102,
+    "nonce": 134,
+    "refers_to": 142,
+}
+
+
+def with_flip(i: int, part: int, at: int, mask: int = 1) -> list[Row]:
+    rows = copy(CHAINS.base)
+    rows[i][part] = flip(rows[i][part], at, mask)
+    return rows
+
+
+def with_part(i: int, part: int, value: Any) -> list[Row]:
+    rows = copy(CHAINS.base)
+    rows[i][part] = value
+    return rows
+
+
+def with_order(*numbers: int) -> list[Row]:
+    """The base's blocks in these places."""
+    return [[i, *CHAINS.base.rows[number][1:]] for i, number in enumerate(numbers)]
+
+
+def with_header(i: int, seed: bytes | None, **fields: Any) -> list[Row]:
+    """Block i with other fields, signed anew if there is a seed; what follows is left alone."""
+    rows = copy(CHAINS.base)
+    changed = Fields(*_HEADER.unpack(rows[i][HEADER]))._replace(**fields)
+    rows[i][HEADER] = _HEADER.pack(*changed)
+    if seed is not None:
+        rows[i][SIGNATURE] = sign(seed, rows[i][HEADER])
+    return rows
+
+
+def as_it_is(_: int, fields: Fields) -> Fields:
+    return fields
+
+
+def rewritten(
+    start: int,
+    seed: bytes,
+    change: Callable[[int, Fields], Fields] = as_it_is,
+    genesis: bytes | None = None,
+) -> list[Row]:
+    """The base from block `start` on with changed headers, linked, mined and signed anew."""
+    rows = copy(CHAINS.base)
+    if genesis is not None:
+        rows[0][BODY] = genesis
+    for i in range(start, len(rows)):
+        fields = Fields(*_HEADER.unpack(rows[i][HEADER]))
+        if i > start:
+            fields = fields._replace(previous_hash=tagged("block", rows[i - 1][HEADER]))
+        fields = fields._replace(body_hash=sha(rows[i][BODY]))
+        header = _HEADER.pack(*change(i, mined(fields)))
+        rows[i][HEADER:BODY] = [header, sign(seed, header)]
+    return rows
+
+
+def weak(difficulty: int) -> list[Row]:
+    """Block 1 with this difficulty, and a nonce for 7 zero bits and no more; then all is right."""
+
+    def change(i: int, fields: Fields) -> Fields:
+        if i == 1:
+            fields = fields._replace(difficulty=difficulty, nonce=0)
+            while leading_zeros(_HEADER.pack(*fields)) != 7:
+                fields = fields._replace(nonce=fields.nonce + 1)
+        return fields
+
+    return rewritten(1, ALICE.csk_seed, change)
+
+
+def with_genesis(body: bytes) -> list[Row]:
+    """The genesis with another body, everything linked and signed anew."""
+    return rewritten(0, ALICE.csk_seed, genesis=body)
+
+
+# --------------------------------------------------------------------------------------------------
+# the cases
+
+
+class Case(NamedTuple):
+    expect: str
+    why: str
+    rows: list[Row]
+    chain_id: bytes | None = None  # None: the base's
+    quick: str | None = None  # None: the same
+    records: list[Record] | None = None
+
+
+def good() -> list[Case]:
+    base, everything = CHAINS.base, CHAINS.everything
+    short = copy(base)[:3]
+    last = base.rows[-1]
+    finding = b"EDITED@2: kept as evidence-1.db, a new chain follows"
+    after = Chain("after", ALICE, (base.chain_id, 4, tagged("block", last[HEADER])), finding)
+    twice = Chain("twice").add(base.records[0]).add(base.records[0])
+    hard = Chain("hard").add(entry(1, ALICE, 1, b"hello"), difficulty=12)
+    later = Chain("later").add(Record(FORGET, b"", ZEROS), refers_to=3)
+    return [
+        Case("OK", "the example: genesis, sent, received", short, None, None, base.records[:2]),
+        Case("OK", "genesis, sent, received, sent, event", base.rows, None, None, base.records),
+        Case(
+            "OK",
+            "every kind of record",
+            everything.rows,
+            everything.chain_id,
+            None,
+            everything.records,
+        ),
+        Case("OK", "a genesis alone", copy(base)[:1], None, None, []),
+        Case("OK", "a keystore of zeros takes any chain of its keys", base.rows, bytes(16)),
+        Case("OK", "it follows a tampered chain", after.rows, after.chain_id, None, []),
+        Case("OK", "one message in two blocks is one coin", twice.rows, twice.chain_id),
+        Case("OK", "more work than is asked for", hard.rows, hard.chain_id),
+        Case("OK", "a type that is reserved", later.rows, later.chain_id),
+        Case("OK", "the last blocks cut off: TRUNCATED is not found yet", copy(base)[:4]),
+    ]
+
+
+def missing() -> list[Case]:
+    base = CHAINS.base.rows
+    far = with_part(4, 0, 2**63 - 1)
+    return [
+        Case("MISSING@0", "no rows at all", []),
+        Case("MISSING@0", "the genesis deleted", copy(CHAINS.base)[1:]),
+        Case("MISSING@2", "a middle block deleted", base[:2] + base[3:]),
+        Case("MISSING@4", "the last block at the largest idx", far),
+        Case("MISSING@1", "two blocks deleted", base[:1] + base[3:]),
+    ]
+
+
+def unreadable() -> list[Case]:
+    header, signature, whole = CHAINS.base.rows[2][1:]
+    parts = {
+        "a header that is NULL": (HEADER, None),
+        "a header that is text": (HEADER, "CRB1" * 30),
+        "a header that is a number": (HEADER, 2**63 - 1),
+        "a header that is a real": (HEADER, 0.5),
+        "a header of 149 bytes": (HEADER, header[:-1]),
+        "a header of 151 bytes": (HEADER, header + b"\0"),
+        "an empty header": (HEADER, b""),
+        "another magic": (HEADER, b"CRB2" + header[4:]),
+        "type 0": (HEADER, header[:4] + b"\0" + header[5:]),
+        "type 7": (HEADER, header[:4] + b"\7" + header[5:]),
+        "a signature that is NULL": (SIGNATURE, None),
+        "a signature that is text": (SIGNATURE, "s" * 64),
+        "a signature of 63 bytes": (SIGNATURE, signature[:-1]),
+        "a signature of 65 bytes": (SIGNATURE, signature + b"\0"),
+        "a body that is NULL": (BODY, None),
+        "a body that is text": (BODY, whole.hex()),
+        "a body that is a negative number": (BODY, -1),
+    }
+    cases = [Case("UNREADABLE@2", why, with_part(2, *change)) for why, change in parts.items()]
+    genesis = CHAINS.base.rows[0][BODY]
+    bodies = {
+        "a byte behind it": genesis + b"\0",
+        "a finding that is not UTF-8": genesis[:-2] + b"\0\1\xff",
+        "nothing in it": b"",
+        "cut short": genesis[:-1],
+    }
+    return cases + [
+        Case("UNREADABLE@0", f"a signed genesis with {why}", with_genesis(body))
+        for why, body in bodies.items()
+    ]
+
+
+def reordered() -> list[Case]:
+    base = CHAINS.base.rows
+    below = copy(CHAINS.base)
+    below.insert(0, [-1, *base[4][1:]])
+    lowest = copy(CHAINS.base)
+    lowest.append([-(2**63), *base[0][1:]])
+    return [
+        Case("REORDERED@1", "two blocks swapped", with_order(0, 2, 1, 3, 4)),
+        Case("REORDERED@5", "the second block again at the end", with_order(0, 1, 2, 3, 4, 1)),
+        Case("REORDERED@2", "the second block twice in its place", with_order(0, 1, 1, 2, 3, 4)),
+        Case("REORDERED@0", "first and last swapped", with_order(4, 1, 2, 3, 0)),
+        Case("REORDERED@2", "a second genesis", with_order(0, 1, 0, 3, 4)),
+        Case("REORDERED@0", "a row before the first", below),
+        Case("REORDERED@0", "a row at the lowest idx", lowest),
+        Case("REORDERED@2", "a bit of the index", with_flip(2, HEADER, AT["index"] + 7, 4)),
+        Case("REORDERED@2", "the highest bit of the index", with_flip(2, HEADER, AT["index"], 128)),
+        Case("REORDERED@0", "a genesis that says it is sent", with_flip(0, HEADER, AT["type"], 3)),
+    ]
+
+
+def edited() -> list[Case]:
+    base = CHAINS.base
+    cases = [
+        Case("EDITED@2", f"a bit of {name}", with_flip(2, HEADER, at))
+        for name, at in AT.items()
+        if name not in ("magic", "type", "index")
+    ]
+    body = flip(base.rows[2][BODY], 40)
+    resealed = with_header(2, None, body_hash=sha(body))
+    resealed[2][BODY] = body
+    foreign = copy(base)
+    foreign[2] = CHAINS.other.rows[2]
+    other_key = [
+        *resealed[:2],
+        [2, resealed[2][1], sign(BOB.csk_seed, resealed[2][1]), body],
+        *base.rows[3:],
+    ]
+    own = with_header(2, ALICE.csk_seed, timestamp_ms=NOW)
+    return [
+        *cases,
+        Case("EDITED@0", "a bit of the genesis' chain_id", with_flip(0, HEADER, AT["chain_id"])),
+        Case("EDITED@0", "a bit of the genesis' timestamp", with_flip(0, HEADER, 69)),
+        Case("EDITED@0", "a bit of the genesis' certificate", with_flip(0, BODY, 500)),
+        Case("EDITED@2", "sent becomes received", with_flip(2, HEADER, AT["type"], 1)),
+        Case("EDITED@2", "a bit of the body's nonce", with_flip(2, BODY, 0)),
+        Case("EDITED@2", "a bit of the body's last byte", with_flip(2, BODY, len(body) - 1, 128)),
+        Case("EDITED@2", "a body emptied", with_part(2, BODY, b"")),
+        Case("EDITED@4", "a bit of the last body", with_flip(4, BODY, 40)),
+        Case("EDITED@2", "another body, with its hash", resealed),
+        Case("EDITED@2", "the same, signed by another key", other_key),
+        Case("EDITED@2", "a block of another chain of the same keys", foreign),
+        Case(
+            "EDITED@2",
+            "signed anew by the right key, while its successor follows the old one",
+            own,
+        ),
+        Case("EDITED@1", "bodies swapped", with_bodies_swapped()),
+    ]
+
+
+def with_bodies_swapped() -> list[Row]:
+    rows = copy(CHAINS.base)
+    rows[1][BODY], rows[3][BODY] = rows[3][BODY], rows[1][BODY]
+    return rows
+
+
+def forged() -> list[Case]:
+    base, other = CHAINS.base.rows, CHAINS.other.rows
+    swapped = copy(CHAINS.base)
+    swapped[1][SIGNATURE], swapped[2][SIGNATURE] = base[2][SIGNATURE], base[1][SIGNATURE]
+    stranger = with_part(2, SIGNATURE, sign(BOB.csk_seed, base[2][HEADER]))
+    unlabelled = Ed25519PrivateKey.from_private_bytes(ALICE.csk_seed).sign(base[2][HEADER])
+    bad = stretched("no certificate", 384)
+    body = base[0][BODY]
+    uncertified = with_genesis(body[:456] + bad + body[840:])
+    not_a_key = with_genesis(body[:2] + bytes(422) + body[424:])
+    flipped = with_flip(2, SIGNATURE, 63)
+    broken = copy(CHAINS.base)
+    broken[2][SIGNATURE], broken[3] = flipped[2][SIGNATURE], [3, None, None, None]
+    return [
+        Case("FORGED@2", "a bit of a signature", flipped, None, "OK"),
+        Case("FORGED@2", "a signature of zeros", with_part(2, SIGNATURE, bytes(64)), None, "OK"),
+        Case("FORGED@1", "signatures swapped", swapped, None, "OK"),
+        Case("FORGED@2", "signed by another key", stranger, None, "OK"),
+        Case("FORGED@2", "no label", with_part(2, SIGNATURE, unlabelled), None, "OK"),
+        Case("FORGED@0", "a bit of the genesis' signature", with_flip(0, 2, 5), None, "OK"),
+        Case("FORGED@4", "a bit of the last signature", with_flip(4, SIGNATURE, 0)),
+        Case("FORGED@4", "a bit of the last header: no successor tells", with_flip(4, 1, 69)),
+        Case("FORGED@2", "all from here on by another key", rewritten(2, BOB.csk_seed)),
+        Case("FORGED@2", "a bit of a signature before a row that is none", broken),
+        Case(
+            "FORGED@1",
+            "all but the genesis from another chain of the same keys",
+            base[:1] + other[1:],
+        ),
+        Case("FORGED@0", "a signed genesis without certificate", uncertified),
+        Case("FORGED@0", "a signed genesis without identity", not_a_key),
+    ]
+
+
+def weak_work() -> list[Case]:
+    return [
+        Case("WEAKPOW@1", "difficulty 7, signed by the right key", weak(7)),
+        Case("WEAKPOW@1", "difficulty 8 that the hash does not have", weak(8)),
+        Case("WEAKPOW@1", "difficulty 255 that the hash does not have", weak(255)),
+        Case("WEAKPOW@1", "difficulty 0", weak(0)),
+    ]
+
+
+def other_chains() -> list[Case]:
+    stranger = Chain("stranger", BOB).add(entry(1, BOB, 1, b"hello"))
+    twin = Person("alice's second", ALICE.p, ALICE.q)
+    cut = copy(CHAINS.other)[:2]
+    return [
+        Case("REWRITTEN@0", "a whole chain of somebody else", stranger.rows, stranger.chain_id),
+        Case("REWRITTEN@0", "the same with any chain_id allowed", stranger.rows, bytes(16)),
+        Case("REWRITTEN@0", "an older chain of the same keys", CHAINS.other.rows),
+        Case("REWRITTEN@0", "its beginning", cut),
+        Case("REWRITTEN@0", "the same identity, another CSK", Chain("base", twin).rows),
+    ]
+
+
+def two_at_once() -> list[Case]:
+    gap = with_flip(1, BODY, 0)
+    del gap[3]
+    late = with_flip(3, BODY, 0)
+    del late[1]
+    weak_and_forged = weak(7)
+    weak_and_forged[1][SIGNATURE] = bytes(64)
+    both = with_flip(2, BODY, 0)
+    both[2][SIGNATURE] = bytes(64)
+    swapped = with_order(0, 1, 3, 2, 4)
+    swapped[1][SIGNATURE] = bytes(64)
+    stranger = copy(Chain("stranger", BOB))
+    stranger[0][SIGNATURE] = bytes(64)
+    return [
+        Case("EDITED@1", "an edit before a gap", gap),
+        Case("MISSING@1", "a gap before an edit", late),
+        Case("FORGED@1", "weak and not signed", weak_and_forged),
+        Case("EDITED@2", "body and signature", both),
+        Case("FORGED@1", "a signature before two blocks swapped", swapped),
+        Case("REWRITTEN@0", "somebody else's genesis, not signed", stranger),
+    ]
+
+
+def cases() -> list[Case]:
+    parts = (good, missing, unreadable, reordered, edited, forged, weak_work, other_chains)
+    return [case for part in (*parts, two_at_once) for case in part()]
+
+
+# --------------------------------------------------------------------------------------------------
+# the file
+
+
+def written(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"text": value}
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def exit_code(verdict: str) -> int:
+    return 0 if verdict == "OK" else 6 if verdict.startswith("UNREADABLE") else 4
+
+
+def build() -> dict[str, Any]:
+    """What is in the file."""
+    blocks: list[list[Any]] = []
+    found: list[dict[str, Any]] = []
+    for case in cases():
+        rows = []
+        for idx, *parts in case.rows:
+            block = [written(part) for part in parts]
+            if block not in blocks:
+                blocks.append(block)
+            rows.append([idx, blocks.index(block)])
+        chain_id = CHAINS.base.chain_id if case.chain_id is None else case.chain_id
+        row: dict[str, Any] = {"why": case.why, "chain_id": chain_id.hex(), "rows": rows}
+        row |= {"expect": case.expect, "exit": exit_code(case.expect)}
+        if case.quick is not None:
+            row["quick"] = case.quick
+        if case.expect == "OK":
+            sent = [r for r in case.rows if r[HEADER][4] == SENT]
+            row["coins"] = len({r[HEADER][102:134] for r in sent})
+        if case.records is not None:
+            row["records"] = [[r.type, r.record.hex()] for r in case.records]
+        found.append(row)
+    return {
+        "about": "Made by tests/make_vectors_chain.py, which says how to read it.",
+        "identity_spki": ALICE.spki.hex(),
+        "csk_seed": ALICE.csk_seed.hex(),
+        "csk": ed_public(ALICE.csk_seed).hex(),
+        "cdk": ALICE.data_key.hex(),
+        "bob_ssk": ed_public(BOB.ssk_seed).hex(),
+        "blocks": blocks,
+        "cases": found,
+    }
+
+
+def wrapped(data: bytes) -> list[str]:
+    return ["    " + data[i : i + 44].hex() for i in range(0, len(data), 44)]
+
+
+def example() -> str:
+    """The first case, as CHAIN_FORMAT.md 8 shows it."""
+    return "\n".join((*shown(0, "genesis"), *shown(1, "sent"), *shown(2, "received"), ""))
+
+
+def shown(i: int, name: str) -> list[str]:
+    _, header, signature, body = CHAINS.base.rows[i]
+    lines = [f"block {i}, {name}"]
+    for (field, start), end in zip(AT.items(), [*AT.values(), 150][1:], strict=True):
+        lines.append(f"  {field:<13} {header[start:end].hex()}")
+    lines += [f"  hash          {tagged('block', header).hex()}", "  signature"]
+    lines += [*wrapped(signature), f"  body, {len(body)} bytes"]
+    if i == 0:
+        assert not any(body[840:])
+        return [
+            *lines,
+            f"    SPKI         {body[:2].hex()} and 422 bytes whose SHA-256 is",
+            f"                 {sha(body[2:424]).hex()}",
+            f"    CSK          {body[424:456].hex()}",
+            "    certificate  384 bytes whose SHA-256 is",
+            f"                 {sha(body[456:840]).hex()}",
+            "    the rest     58 zeros",
+        ]
+    lines += wrapped(body)
+    if i == 1:
+        lines += [f"  body key      {ALICE.body_key(header).hex()}"]
+        lines += ["  record", *wrapped(CHAINS.base.records[0].record)]
+    return lines
+
+
+def text() -> str:
+    """The file."""
+    return json.dumps(build(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(text(), encoding="ascii")
