@@ -587,7 +587,7 @@ class CryptoWallet:
     """The simulated wallet: one coin for each message sent, worth nothing.
 
     The balance is never stored: it starts as what the verified chain says
-    (`Blockchain.balance`) and grows as blocks are committed.
+    (`Profile.balance`) and grows as blocks are committed.
     """
 
     def __init__(self, balance: int = 0) -> None:
