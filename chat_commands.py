@@ -10,6 +10,7 @@ does (`chat_session`, `chat_client`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 __all__ = ["HELP", "Command", "Say", "Typed", "read_typed"]
@@ -56,6 +57,7 @@ def read_typed(line: str) -> Typed:
     if stripped.startswith("//"):
         return Say(stripped[1:])
     if stripped.startswith("/"):
-        name, _, argument = stripped[1:].partition(" ")
-        return Command(name.lower(), argument.strip())
+        found = re.match(r"/(\S*)", stripped)
+        assert found is not None, "the pattern fits every text that begins with a slash"
+        return Command(found[1].lower(), stripped[found.end() :].strip())
     return Say(line)

@@ -1,7 +1,8 @@
 """Feeds and their keys: what we wrote in one conversation, and what one session wrote to us.
 
 What lives here: `OurFeed` (entries, audience, sender key, who has which key, receipts) and
-`TheirFeed` (their keys, the frames held until a key comes, gaps).  What it does not know: frames,
+`TheirFeed` (their keys, the frames held until a key comes, gaps).  Nothing in them grows for ever
+at another's will; each limit stands here with its reason.  What it does not know: frames,
 members' bundles beyond the one it is handed, names, chains of blocks, clocks.  The session owns it.
 
     feed.rotate_if_due(audience, now_s)               # then the shares, then the entries:
@@ -12,6 +13,7 @@ Specified in docs/PROTOCOL.md, sections 3.3 to 3.6.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -19,6 +21,7 @@ from itertools import islice
 
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
+    MAX_AUDIENCE,
     MAX_MISSING,
     Bundle,
     Entry,
@@ -48,7 +51,21 @@ EPOCH_MAX_AGE_S = 3600.0
 # by the same (DESIGN.md section 4).
 _OLD_EPOCH_LIFE_S = 120.0
 _KEY_LIFE_S = 3720.0
+# An honest author's epochs follow each other at a person's pace; what one that hurries makes us
+# keep, up to 1000 skipped keys (0.2 MB) for each, is bounded.
+_MAX_EPOCHS = 4
 MAX_HELD_FRAMES = 64  # of one session, while their key is awaited
+_REQUEST_AFTER_S = 2.0  # a key that was overtaken by its frames comes within that
+# Twice the distance at which requests are answered, so that none of ours is dropped as too early.
+_REQUEST_EVERY_S = 4.0
+_ANSWER_WITHIN_S = 60.0  # an answer takes as long as a round trip; after this, none will come
+_MAX_WAITS = 64  # epochs of one feed without a key that are remembered; an honest author needs one
+# Gaps of one feed that may still be filled.  Each takes a message of its author to open; the
+# oldest are given up.
+_MAX_GAPS = 1024
+# Sessions that were given a key: twice as many as can be live.  Beyond it they come and go to make
+# us remember them, and a new epoch begins that forgets them.
+_MAX_GIVEN = 2 * MAX_AUDIENCE
 # Unwrapping a share costs us 2 ms of RSA.  An honest author sends one each 1000 messages or each
 # time somebody is ignored; a burst beyond this many is dropped, one more is allowed each second.
 _SHARE_BURST = 32
@@ -68,8 +85,10 @@ class OurFeed:
         self._since: dict[bytes, int] = {}  # seq of the entry that began each one's present stay
         self._chain: SenderChain | None = None
         self._epoch_started_s = 0.0
-        self._given: dict[bytes, int] = {}  # session_id → first_seq of the share it got this epoch
+        self._given: set[bytes] = set()  # session_ids that have this epoch's key
         self._given_to: set[bytes] = set()  # fingerprints behind those sessions
+        # session_id → seq of the first of the entries that were sent to it, all of them since
+        self._reached: dict[bytes, int] = {}
 
     @property
     def seq(self) -> int:
@@ -88,11 +107,14 @@ class OurFeed:
             chain is None
             or (self.audience | self._given_to) - audience
             or chain.n >= EPOCH_MAX_MESSAGES
+            or len(self._reached) >= _MAX_GIVEN
             or now_s - self._epoch_started_s >= EPOCH_MAX_AGE_S
         ):
             self._chain = SenderChain(chain.epoch + 1 if chain else 1, self._room_mix)
             self._epoch_started_s = now_s
-            self._given, self._given_to = {}, set()
+            self._given, self._given_to = set(), set()
+            if len(self._reached) >= _MAX_GIVEN:
+                self._reached = {}
 
     def lacks_key(self, member: Bundle) -> bool:
         """Whether this session was not given the present epoch."""
@@ -102,8 +124,9 @@ class OurFeed:
         """The present chain key, wrapped for one session of the audience."""
         assert self._chain is not None, "a share is made within an epoch"
         first_seq = self._since.get(member.fingerprint, self.seq + 1)
-        self._given[member.session_id] = first_seq
+        self._given.add(member.session_id)
         self._given_to.add(member.fingerprint)
+        self._reached.setdefault(member.session_id, self.seq + 1)
         return KeyShare.create(
             self._key,
             self._session_id,
@@ -135,40 +158,53 @@ class OurFeed:
     def seal(self, signed: SignedEntry) -> Message:
         """The entry under the chain's next message key, which is gone afterwards."""
         assert self._chain is not None, "an entry is sealed within an epoch"
+        if len(self._reached) > len(self._given):  # the first of an epoch that is not for all
+            self._reached = {s: seq for s, seq in self._reached.items() if s in self._given}
         n, key = self._chain.next()
         header = Message.header(self._session_id, self.tag, self._chain.epoch, n)
         sealed = seal(key, pad(signed.serialize()), header)
         return Message(self._session_id, self.tag, self._chain.epoch, n, sealed)
 
-    def take_report(self, acker: bytes, report: FeedReport) -> None:
-        """An ack of ours by `acker`; one that names an entry that we never wrote says nothing."""
+    def take_report(self, acker: bytes, report: FeedReport) -> bool:
+        """An ack of ours by `acker`; one that names an entry that we never wrote says nothing.
+
+        Returns:
+            whether it names one that we wrote.
+        """
         if not 1 <= report.seq <= self.seq or self.ids[report.seq - 1] != report.entry_id:
-            return
+            return False
         before = self.acked.get(acker)
         if before is None or report.seq >= before.seq:
             self.acked[acker] = report
+        return True
+
+    def forget(self, session_ids: Iterable[bytes]) -> None:
+        """Sessions are gone: what they come back with is not known.  They are given the key again
+        then, and their first acks say again what they have."""
+        for session_id in list(session_ids):
+            self.acked.pop(session_id, None)
+            self._reached.pop(session_id, None)
+            self._given.discard(session_id)
 
     def confirmed(self, session_id: bytes, seq: int) -> bool:
         """Whether that session signed that entry `seq` is on its chain."""
         report = self.acked.get(session_id)
         return report is not None and report.seq >= seq and seq not in report.missing
 
-    def unconfirmed(self, live: Iterable[bytes]) -> list[bytes]:
-        """The live sessions that have our key and did not confirm all that we sent them."""
-        return [
-            s
-            for s in live
-            if s in self._given
-            and self.seq >= self._given[s]
-            and not (self.confirmed(s, self.seq) and not self._lacks(s))
-        ]
-
     def recipients(self, live: Iterable[bytes]) -> list[bytes]:
-        """The live sessions that our last entry was for."""
-        return [s for s in live if s in self._given and self.seq >= self._given[s]]
+        """The live sessions that our last entry was sent to."""
+        return [s for s in live if s in self._given and self.seq >= self._reached[s]]
 
-    def _lacks(self, session_id: bytes) -> bool:
-        return any(m >= self._given[session_id] for m in self.acked[session_id].missing)
+    def unconfirmed(self, live: Iterable[bytes]) -> list[bytes]:
+        """The live sessions that did not confirm all that was sent to them.  What was written for
+        them before they came is not waited for: it does not reach them by this way."""
+        return [s for s in self.recipients(live) if not self._has_all(s)]
+
+    def _has_all(self, session_id: bytes) -> bool:
+        reached = self._reached[session_id]
+        return self.confirmed(session_id, self.seq) and not any(
+            seq >= reached for seq in self.acked[session_id].missing
+        )
 
 
 class Arrival(Enum):
@@ -181,8 +217,18 @@ class Arrival(Enum):
 
 
 @dataclass
+class _Wait:
+    """An epoch whose key we do not have, since its first frame came."""
+
+    since_s: float
+    asked_s: float | None = None
+    over: bool = False  # refused, or never answered: frames of it are held no more
+
+
+@dataclass
 class TheirFeed:
-    """What one session of somebody else wrote in one conversation, as far as we have it."""
+    """What one session of somebody else wrote in one conversation, as far as we have it, and what
+    it asked and told us there."""
 
     tag: bytes
     session_id: bytes
@@ -191,13 +237,16 @@ class TheirFeed:
     missing: list[tuple[int, int]] = field(default_factory=list)  # ranges, both ends included
     updated_ms: int = 0
     held: list[Message] = field(default_factory=list)
-    held_since_s: float = 0.0
-    asked: set[int] = field(default_factory=set)  # epochs asked for on this connection
-    refused: int = 0  # the highest epoch that we were refused
     audience: bytes = b""  # as last written by the author
     contradicted: bool = False  # said once
+    said_refused: bool = False
+    noted_first_seq: int = 0  # the `first_seq` that the side table has
+    ack_number: int = 0  # of its last ack here
+    answered_s: float = -math.inf  # when we last answered a key request of its here
     _first_seq: int = 0  # 0: no share yet
     _chains: dict[int, tuple[ReceiverChain, float]] = field(default_factory=dict)  # until, seconds
+    _waits: dict[int, _Wait] = field(default_factory=dict)  # by epoch, oldest first
+    _asked_s: float = -math.inf
     _share_tokens: float = _SHARE_BURST
     _share_tokens_s: float = 0.0
 
@@ -208,13 +257,10 @@ class TheirFeed:
     def may_unwrap(self, share: KeyShare, now_s: float) -> bool:
         """Whether a verified share is worth its 2 ms of RSA.
 
-        A new epoch is; one that we hold counts only as the answer to a request, with n not before
-        ours; an older one than we hold never.
+        A newer epoch than we hold is.  We ask for none that we hold, so a share for one answers
+        nothing, and would only take from us the skipped keys that we keep.
         """
-        held = self._chains.get(share.epoch)
-        if held is not None and (share.epoch not in self.asked or share.n < held[0].n):
-            return False
-        if held is None and any(epoch > share.epoch for epoch in self._chains):
+        if any(epoch >= share.epoch for epoch in self._chains):
             return False
         earned = max(0.0, now_s - self._share_tokens_s)
         self._share_tokens = min(_SHARE_BURST, self._share_tokens + earned)
@@ -231,23 +277,91 @@ class TheirFeed:
                 self._chains[epoch] = (chain, min(until, now_s + _OLD_EPOCH_LIFE_S))
         chain = ReceiverChain(share.n, chain_key, room_mix)
         self._chains[share.epoch] = (chain, now_s + _KEY_LIFE_S)
-        self.asked.discard(share.epoch)
+        while len(self._chains) > _MAX_EPOCHS:
+            del self._chains[min(self._chains)]
+        self._waits = {e: wait for e, wait in self._waits.items() if e > share.epoch}
         if share.first_seq > self._first_seq:
             self._first_seq = share.first_seq
             if share.first_seq > self.highest + 1:
                 # Nothing between is for us, so nothing is missing and `previous` is unknown.
                 self.highest, self.last_id = share.first_seq - 1, b""
 
+    @property
+    def lacks_key(self) -> bool:
+        """Whether frames came whose key did not."""
+        return bool(self._waits)
+
+    def wait_for(self, epoch: int, now_s: float) -> str:
+        """Notes that a frame of an epoch without a key came.
+
+        Returns:
+            why the frame is not to be held; empty if it is.
+        """
+        if epoch < max(self._chains, default=0):
+            return "too old"
+        wait = self._waits.get(epoch)
+        if wait is not None:
+            return "not for us" if wait.over else ""
+        if len(self._waits) >= _MAX_WAITS:
+            done = next((e for e, other in self._waits.items() if other.over), None)
+            if done is None:
+                return "not held"
+            del self._waits[done]
+        self._waits[epoch] = _Wait(now_s)
+        return ""
+
+    def epoch_to_ask_for(self, now_s: float) -> int | None:
+        """The newest epoch that waited for 2 s, each once; the answer is about the present, so it
+        is the older ones' answer too."""
+        if now_s - self._asked_s < _REQUEST_EVERY_S:
+            return None
+        due = [
+            epoch
+            for epoch, wait in self._waits.items()
+            if wait.asked_s is None and now_s - wait.since_s >= _REQUEST_AFTER_S
+        ]
+        if not due:
+            return None
+        for epoch in due:
+            self._waits[epoch].asked_s = now_s
+        self._asked_s = now_s
+        return max(due)
+
+    def refuse(self, epoch: int) -> bool:
+        """The author will not give us that epoch's key; False if we did not ask for it."""
+        wait = self._waits.get(epoch)
+        if wait is None or wait.asked_s is None or wait.over:
+            return False
+        for other, older in self._waits.items():
+            older.over |= other <= epoch
+        return True
+
+    def give_up(self, now_s: float) -> None:
+        """Ends the waiting for what was asked for a minute ago."""
+        for wait in self._waits.values():
+            wait.over |= wait.asked_s is not None and now_s - wait.asked_s >= _ANSWER_WITHIN_S
+
     def take_held(self) -> list[Message]:
         """The held frames whose waiting is over: their key came, or never will."""
         newest = max(self._chains, default=0)
-        over = [
-            m.epoch in self._chains or m.epoch < newest or m.epoch <= self.refused
-            for m in self.held
-        ]
-        ready = [m for m, done in zip(self.held, over, strict=True) if done]
-        self.held = [m for m, done in zip(self.held, over, strict=True) if not done]
+        waiting = {e for e, wait in self._waits.items() if not wait.over and e > newest}
+        ready = [m for m in self.held if m.epoch not in waiting]
+        self.held = [m for m in self.held if m.epoch in waiting]
         return ready
+
+    def stop_waiting(self) -> list[Message]:
+        """No key will come on this connection any more; returns what was held, in vain."""
+        self._waits.clear()
+        self._asked_s = -math.inf
+        held, self.held = self.held, []
+        return held
+
+    def author_left(self, now_s: float) -> None:
+        """The newest key is kept for what its author may send again, if it soon comes back."""
+        if self._chains:
+            newest = max(self._chains)
+            chain, until = self._chains[newest]
+            self._chains = {newest: (chain, min(until, now_s + _OLD_EPOCH_LIFE_S))}
 
     def drop_old_keys(self, now_s: float) -> None:
         """Forgets chains whose time is over."""
@@ -276,7 +390,7 @@ class TheirFeed:
         chain.commit(step)
         return signed
 
-    def accept(self, entry: Entry) -> Arrival:
+    def accept(self, entry: Entry, now_ms: int) -> Arrival:
         """Where an opened entry stands; NEW advances the feed, and notes a gap before it."""
         seq = entry.seq
         if seq < self._first_seq:
@@ -287,18 +401,29 @@ class TheirFeed:
             if self.last_id and entry.previous != self.last_id:
                 return Arrival.CONTRADICTION
         else:
-            self.missing.append((self.highest + 1, seq - 1))
-        self._advance(entry)
+            self._note_gap(self.highest + 1, seq - 1)
+        self._advance(entry, now_ms)
         return Arrival.NEW
 
-    def resume(self, entry: Entry) -> None:
-        """An entry that is on our chain since an earlier run; in the order of the chain."""
+    def resume(self, entry: Entry, received_ms: int) -> None:
+        """An entry that is on our chain since an earlier run; in the order of the chain, after
+        `resume_stay`."""
         if entry.seq <= self.highest:
             self._fill(entry.seq)
             return
-        if self.highest and entry.seq > self.highest + 1:
-            self.missing.append((self.highest + 1, entry.seq - 1))
-        self._advance(entry)
+        before = max(self.highest, self._first_seq - 1)
+        if entry.seq > before + 1 and (self.highest or self._first_seq):
+            self._note_gap(before + 1, entry.seq - 1)
+        self._advance(entry, received_ms)
+
+    @property
+    def first_seq(self) -> int:
+        """Where our present unbroken stay in the audience began; 0: not known."""
+        return self._first_seq
+
+    def resume_stay(self, first_seq: int) -> None:
+        """`first_seq` as an earlier run noted it."""
+        self._first_seq = self.noted_first_seq = first_seq
 
     def report(self) -> FeedReport:
         """For an ack: how far our chain has this feed, and the first of what it lacks."""
@@ -317,8 +442,12 @@ class TheirFeed:
             if high >= self._first_seq:
                 yield max(low, self._first_seq), high
 
-    def _advance(self, entry: Entry) -> None:
-        self.highest, self.last_id, self.updated_ms = entry.seq, entry.entry_id, entry.sent_ms
+    def _note_gap(self, low: int, high: int) -> None:
+        self.missing.append((low, high))
+        del self.missing[:-_MAX_GAPS]
+
+    def _advance(self, entry: Entry, now_ms: int) -> None:
+        self.highest, self.last_id, self.updated_ms = entry.seq, entry.entry_id, now_ms
         if entry.kind == EntryKind.AUDIENCE:
             self.audience = entry.text
 

@@ -4,8 +4,8 @@ What lives here: the live members with their verified bundles, the people met in
 display names, and the digests of the rosters we had.  What it does not know: keys in use, feeds,
 frames, clocks (every method that needs the time is given it).  Owned by the session.
 
-    roster = Roster(our_bundle, known={})
-    roster.add(bundle, now_ms)
+    roster = Roster(our_bundle, known={}, now_ms)
+    roster.add(bundle, now_s, now_ms)
     roster.name(bundle.fingerprint)     # 'bob#7f3a'
 
 Names: a nick is nobody's for good, so a name carries the first four hex digits of the fingerprint,
@@ -14,18 +14,24 @@ and more of them until it differs from every other person's with that nick (DESI
 
 from __future__ import annotations
 
+import unicodedata
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from chat_messages import MAX_AUDIENCE, Bundle, roster_digest
 
-__all__ = ["Person", "Roster"]
+__all__ = ["MAX_LIVE", "Person", "Roster"]
 
 _TAG_DIGITS = 4
 # For how long an ack may still carry the digest of a roster that we had: the longest ack interval
 # of 60 members and then some (PROTOCOL.md 3.7).
 _DIGEST_LIFE_S = 60.0
 _MAX_DIGESTS = 256
+# Of live members we take no more than an audience can name, ours aside: the rest could read nothing
+# of ours, and a relay that invents members makes us keep no more than these.
+MAX_LIVE = MAX_AUDIENCE - 1
 
 
 @dataclass(frozen=True)
@@ -41,22 +47,40 @@ class Roster:
 
     def __init__(self, our: Bundle, known: dict[bytes, Person], now_ms: int) -> None:
         self.our = our
-        self.live: dict[bytes, Bundle] = {}  # by session_id; not ours
+        self.live: dict[bytes, Bundle] = {}  # by session_id; not ours; at most MAX_LIVE
         self.present: set[bytes] = set()  # session_ids that proved to run now
         # By fingerprint, the latest seen last; at most MAX_AUDIENCE.
         self.known = dict(sorted(known.items(), key=lambda item: item[1].last_seen_ms))
-        self._meet(our, now_ms)
+        self._names: dict[bytes, str] = {}  # made of `known` when first asked for
+        self._digest = b""  # made of `live` when first asked for
         self._digests: deque[tuple[bytes, float]] = deque(maxlen=_MAX_DIGESTS)  # digest, ended at
+        self._meet(our, now_ms)
 
     def digest(self) -> bytes:
         """Of all valid live bundles, ours included."""
-        return roster_digest([self.our, *self.live.values()])
+        if not self._digest:
+            self._digest = roster_digest([self.our, *self.live.values()])
+        return self._digest
 
-    def add(self, bundle: Bundle, now_s: float, now_ms: int) -> None:
-        """Who came, or its new bundle; `bundle` is verified and may follow the old one."""
+    def renew(self, our: Bundle) -> None:
+        """Our own new bundle."""
+        self.our = our
+        self._names.clear()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further session is taken."""
+        return len(self.live) >= MAX_LIVE
+
+    def add(self, bundle: Bundle, now_s: float, now_ms: int) -> list[bytes]:
+        """Who came, or its new bundle; `bundle` is verified and may follow the old one.
+
+        Returns:
+            the fingerprints that are not known any more, for being seen longest ago.
+        """
         self._retire_digest(now_s)
         self.live[bundle.session_id] = bundle
-        self._meet(bundle, now_ms)
+        return self._meet(bundle, now_ms)
 
     def remove(self, session_id: bytes, now_s: float, now_ms: int) -> Bundle | None:
         """A member that is gone; None if it was not live."""
@@ -70,8 +94,12 @@ class Roster:
 
     def clear(self, now_s: float, now_ms: int) -> None:
         """The connection is gone, and with it everybody."""
-        for session_id in list(self.live):
-            self.remove(session_id, now_s, now_ms)
+        self._retire_digest(now_s)
+        gone = list(self.live.values())
+        self.live.clear()
+        self.present.clear()
+        for bundle in gone:
+            self._meet(bundle, now_ms)
 
     def saw_digest(self, session_id: bytes, digest: bytes, now_s: float) -> bool:
         """Notes that a live member signed `digest`.
@@ -91,43 +119,73 @@ class Roster:
         """The person's live sessions: none, one, or more after a crash."""
         return [b for b in self.live.values() if b.fingerprint == fingerprint]
 
+    def people(self) -> list[bytes]:
+        """The fingerprints behind the live sessions, each once, by name; not ours, whose other
+        sessions are runs that crashed, or copies."""
+        others = {b.fingerprint for b in self.live.values()} - {self.our.fingerprint}
+        return sorted(others, key=self.name)
+
     def name(self, fingerprint: bytes) -> str:
         """nick#tag; a person whom we never met is `?#tag`."""
-        person = self.known.get(fingerprint)
-        nick, digits = (person.nick if person else "?"), fingerprint.hex()
+        name = self._names.get(fingerprint)
+        if name is None:
+            name = self._names[fingerprint] = self._make_name(fingerprint)
+        return name
+
+    def _make_name(self, fingerprint: bytes) -> str:
+        nick, digits = self._nick(fingerprint), fingerprint.hex()
         namesakes = [
             other.hex()
-            for other, who in self.known.items()
-            if who.nick == nick and other != fingerprint
+            for other in self.known
+            if other != fingerprint and self._nick(other) == nick
         ]
         size = _TAG_DIGITS
         while size < len(digits) and any(n.startswith(digits[:size]) for n in namesakes):
             size += 1
         return f"{nick}#{digits[:size]}"
 
-    def find(self, name: str) -> list[bytes]:
+    def _nick(self, fingerprint: bytes) -> str:
+        if fingerprint == self.our.fingerprint:
+            return self.our.nick  # whatever a copy of our profile calls itself
+        person = self.known.get(fingerprint)
+        return person.nick if person else "?"
+
+    def find(self, name: str, strangers: Iterable[bytes] = ()) -> list[bytes]:
         """The fingerprints that `bob`, `bob#7f3a` or `#7f3a` may mean, ours aside.
 
         Live people are meant before those who are away.
+
+        Args:
+            strangers: fingerprints that may be meant too, whether we met them here or not.
         """
-        nick, _, digits = name.partition("#")
+        nick, _, digits = unicodedata.normalize("NFC", name).partition("#")
+        if not nick and not digits:
+            return []
         found = [
             fingerprint
-            for fingerprint, person in self.known.items()
+            for fingerprint in {**self.known, **dict.fromkeys(strangers)}
             if fingerprint != self.our.fingerprint
-            and (not nick or person.nick == nick)
+            and nick in ("", self._nick(fingerprint))
             and fingerprint.hex().startswith(digits.lower())
         ]
-        live = [f for f in found if self.sessions_of(f)]
-        return live or found
+        live = {b.fingerprint for b in self.live.values()}
+        return [f for f in found if f in live] or found
 
-    def _meet(self, bundle: Bundle, now_ms: int) -> None:
+    def _meet(self, bundle: Bundle, now_ms: int) -> list[bytes]:
         """Re-inserted at the end, so that the first is the one not seen for longest."""
-        self.known.pop(bundle.fingerprint, None)
+        before = self.known.pop(bundle.fingerprint, None)
         self.known[bundle.fingerprint] = Person(bundle.nick, now_ms)
-        while len(self.known) > MAX_AUDIENCE:
-            oldest = next(f for f in self.known if f != self.our.fingerprint)
-            del self.known[oldest]
+        forgotten: list[bytes] = []
+        if len(self.known) > MAX_AUDIENCE:
+            kept = {b.fingerprint for b in self.live.values()} | {self.our.fingerprint}
+            away = (f for f in self.known if f not in kept)
+            forgotten = list(islice(away, len(self.known) - MAX_AUDIENCE))
+            for fingerprint in forgotten:
+                del self.known[fingerprint]
+        if forgotten or before is None or before.nick != bundle.nick:
+            self._names.clear()
+        return forgotten
 
     def _retire_digest(self, now_s: float) -> None:
         self._digests.append((self.digest(), now_s))
+        self._digest = b""

@@ -15,6 +15,8 @@ Specified in docs/PROTOCOL.md, sections 2 (as a client) and 3.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
@@ -40,7 +42,7 @@ from chat_messages import (
     SignedEntry,
     parse_payload,
 )
-from chat_roster import Person, Roster
+from chat_roster import MAX_LIVE, Person, Roster
 from chat_terminal import Kind, Line
 from chat_wire import (
     MAX_TEXT_BYTES,
@@ -75,6 +77,7 @@ from crypto_utils import (
 )
 
 __all__ = [
+    "FEEDS_TABLE",
     "MEMBERS_TABLE",
     "Append",
     "Close",
@@ -98,12 +101,16 @@ SEK_MAX_AGE_S = 3600.0
 _SEK_RENEW_AFTER_S = 3540.0
 _SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
 _MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
-_REQUEST_AFTER_S = 2.0
+# Feeds that we know: those of all live members, room and pair.  Beyond it the first of those whose
+# session is gone are forgotten: whoever joins again and again makes us keep no more than these.
+_MAX_FEEDS = 2 * MAX_LIVE
 _ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
 _ACK_MIN_INTERVAL_S = 2.0
 _ACK_INTERVAL_PER_MEMBER_S = 0.1
 _FEED_LIFE_MS = 30 * 24 * 3600 * 1000  # first acks and memory go back 30 days
-MEMBERS_TABLE = "members"
+# Side tables; a row with an empty value is one that may be forgotten.
+MEMBERS_TABLE = "members"  # room_tag ‖ fingerprint → last_seen_ms u64 ‖ nick
+FEEDS_TABLE = "feeds"  # tag ‖ session_id → first_seq u64
 
 
 class Moment(NamedTuple):
@@ -204,6 +211,10 @@ Effect = (
 Effects = list[Effect]
 
 
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _notice(text: str) -> Show:
     return Show(Line(Kind.NOTICE, text))
 
@@ -217,29 +228,58 @@ def _alert(text: str) -> Show:
 
 @dataclass
 class Memory:
-    """What a session knows of earlier runs, read from the chain and its side tables."""
+    """What a session knows of earlier runs, read from the side tables and then from the chain."""
 
     known: dict[bytes, Person] = field(default_factory=dict)  # met in this room, by fingerprint
     ignored: set[bytes] = field(default_factory=set)
     feeds: dict[tuple[bytes, bytes], TheirFeed] = field(default_factory=dict)  # by tag, session_id
+    recorded: dict[bytes, bytes] = field(default_factory=dict)  # by session_id: who it is
+
+    def read_member(self, room: RoomSecret, key: bytes, value: bytes) -> None:
+        """A row of the side table `members`."""
+        if key[:16] == room.tag and value:
+            seen_ms = int.from_bytes(value[:8], "big")
+            self.known[key[16:]] = Person(value[8:].decode("utf-8", "replace"), seen_ms)
+
+    def read_feed(self, key: bytes, value: bytes) -> None:
+        """A row of the side table `feeds`."""
+        if value:
+            self._feed(key[:16], key[16:]).resume_stay(int.from_bytes(value, "big"))
 
     def read_event(self, event: Event) -> None:
         """An EVENT block's event, in the order of the chain."""
-        if event.kind == EventKind.IGNORE:
+        if event.kind == EventKind.BUNDLE:
+            with suppress(WireError, CryptoError):
+                bundle = Bundle.parse(event.body, None)
+                self.recorded[bundle.session_id] = _who(bundle)
+        elif event.kind == EventKind.IGNORE:
             self.ignored.add(event.body)
         elif event.kind == EventKind.UNIGNORE:
             self.ignored.discard(event.body)
 
-    def read_received(self, entry: Entry) -> None:
-        """A RECEIVED block's entry, in the order of the chain."""
-        key = (entry.tag, entry.session_id)
-        self.feeds.setdefault(key, TheirFeed(*key)).resume(entry)
+    def read_received(self, entry: Entry, received_ms: int | None = None) -> None:
+        """A RECEIVED block's entry, in the order of the chain, and the block's time."""
+        feed = self._feed(entry.tag, entry.session_id)
+        feed.resume(entry, entry.sent_ms if received_ms is None else received_ms)
 
-    def read_member(self, room: RoomSecret, key: bytes, value: bytes) -> None:
-        """A row of the side table `members`: room_tag ‖ fingerprint → last_seen_ms u64 ‖ nick."""
-        if key[:16] == room.tag:
-            seen_ms = int.from_bytes(value[:8], "big")
-            self.known[key[16:]] = Person(value[8:].decode("utf-8", "replace"), seen_ms)
+    def feeds_of(self, tags: set[bytes], since_ms: int) -> dict[tuple[bytes, bytes], TheirFeed]:
+        """The feeds of these conversations that gained something since; the latest, if many."""
+        recent = [
+            (key, feed)
+            for key, feed in self.feeds.items()
+            if feed.tag in tags and feed.updated_ms > since_ms
+        ]
+        recent.sort(key=lambda item: item[1].updated_ms)
+        return dict(recent[-_MAX_FEEDS:])
+
+    def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
+        return self.feeds.setdefault((tag, session_id), TheirFeed(tag, session_id))
+
+
+def _who(bundle: Bundle) -> bytes:
+    """What must not change behind a session_id that wrote to us: else its next owner's words would
+    stand on our chain under the first one's name."""
+    return bundle.fingerprint + bundle.session_key.public
 
 
 class _State(Enum):
@@ -247,6 +287,7 @@ class _State(Enum):
     CONNECTED = auto()  # HELLO is awaited
     JOINING = auto()  # the last WELCOME is awaited
     JOINED = auto()
+    CLOSING = auto()  # we said Close; what is still on its way is of no use
 
 
 class _Sent(NamedTuple):
@@ -263,7 +304,7 @@ class _Conversation:
     seen: bytes = bytes(32)  # entry_id of the last entry of somebody else that was shown
     unechoed: dict[tuple[int, int], _Sent] = field(default_factory=dict)  # by (epoch, n)
     pending: list[SignedEntry] = field(default_factory=list)  # written with no connection
-    chats: list[int] = field(default_factory=list)  # seqs of our chat entries, the pair's unacked
+    unacked: list[int] = field(default_factory=list)  # in a pair: seqs of our chat entries
     # acks of ours
     ack_number: int = 0
     ack_due: bool = False
@@ -300,17 +341,27 @@ class Session:
         self._sek_asked = False
         self._roster = Roster(self._new_bundle(nick, sek), memory.known, now.ms)
         self._ignored = set(memory.ignored)
-        self._feeds = {
-            k: f for k, f in memory.feeds.items() if now.ms - f.updated_ms < _FEED_LIFE_MS
+        tags = {room.tag, *map(self._pair_tag, self._roster.known)}
+        # By (tag, session_id), at most _MAX_FEEDS.
+        self._feeds = memory.feeds_of(tags, now.ms - _FEED_LIFE_MS)
+        self._held_bytes = 0  # in all feeds together
+        # Whose bundles are on the chain already, by session_id: of sessions with a feed, and ours.
+        self._recorded = {
+            session_id: memory.recorded[session_id]
+            for _, session_id in self._feeds
+            if session_id in memory.recorded
         }
+        self._outdated = [  # rows of side tables that may be forgotten
+            SideRow(FEEDS_TABLE, tag + session_id, b"")
+            for (tag, session_id), feed in memory.feeds.items()
+            if feed.noted_first_seq and feed.updated_ms <= now.ms - _FEED_LIFE_MS
+        ]
         self._conversations: dict[bytes, _Conversation] = {}
         self._room_conversation = self._conversation(room.tag, None)
-        self._recorded: set[bytes] = set()  # bundles that are on the chain already, by session_id
-        self._ack_numbers: dict[tuple[bytes, bytes], int] = {}  # (session_id, tag) → last
-        self._answered_s: dict[tuple[bytes, bytes], float] = {}
-        self._said_unreadable: set[bytes] = set()
         self._state = _State.OFFLINE
         self._was_ready = False
+        self._joined_with = b""  # the bundle that the relay has of us
+        self._said_refused = False  # on this connection
         self._leaving_by_s: float | None = None
         self.counts: Counter[str] = Counter()  # frames that came to nothing, by reason
 
@@ -332,16 +383,20 @@ class Session:
 
     def connected(self) -> Effects:
         """A connection to the relay was made; it speaks first."""
-        self._state = _State.CONNECTED
+        self._state, self._said_refused = _State.CONNECTED, False
         return []
 
     def disconnected(self, why: str, now: Moment) -> Effects:
         """The connection is gone; what is typed from here on is kept."""
-        was_joined, self._state = self._state is _State.JOINED, _State.OFFLINE
+        self._state = _State.OFFLINE
+        for feed in self._feeds.values():
+            self._stop_waiting(feed)
+        for conversation in self._conversations.values():
+            conversation.ours.forget(self._roster.live)
         self._roster.clear(now.s, now.ms)
         if self.leaving:
             return []
-        kept = "; what you type is kept on your chain, not delivered" if was_joined else ""
+        kept = "; what you type is kept on your chain, not delivered" if self._was_ready else ""
         return [_alert(f"connection lost: {why}{kept}")]
 
     def receive(self, frame: Frame, now: Moment) -> Effects:
@@ -349,10 +404,16 @@ class Session:
 
         Never raises: what cannot be understood closes the connection, as PROTOCOL.md 2.2 says.
         """
+        if self._state in (_State.OFFLINE, _State.CLOSING):
+            return self._dropped("after the end")
         try:
             return self._receive(frame, now)
         except WireError as exc:
-            return [_alert(f"the relay broke the protocol: {exc}"), Close(3)]
+            return self._close(_alert(f"the relay broke the protocol: {exc}"), 3)
+
+    def _close(self, why: Show, exit_code: int) -> Effects:
+        self._state = _State.CLOSING
+        return [why, Close(exit_code)]
 
     def _receive(self, frame: Frame, now: Moment) -> Effects:
         expected = {
@@ -390,16 +451,14 @@ class Session:
 
     def _hello(self, hello: Hello) -> Effects:
         if hello.needs_password and not self._password:
-            return [
-                Show(Line(Kind.ERROR, "this relay wants a password: --password-file FILE")),
-                Close(5),
-            ]
+            wants = "this relay wants a password: --password-file FILE"
+            return self._close(Show(Line(Kind.ERROR, wants)), 5)
         proof = bytes(32)
         if hello.needs_password:
             proof = join_proof(
                 self._password, hello.nonce, self._room.tag, self._session_id, self._our.raw
             )
-        self._state = _State.JOINING
+        self._state, self._joined_with = _State.JOINING, self._our.raw
         join = Join(self._room.tag, self._session_id, proof, self._our.raw)
         return [Transmit(join.serialize())]
 
@@ -416,10 +475,17 @@ class Session:
             }
         room = self._room_conversation
         room.ack_due, room.next_ack_s = True, now.s  # a newcomer acks at once
+        effects += self._announce()
         effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
-        names = sorted(self._roster.name(b.fingerprint) for b in self._roster.live.values())
-        here = ", ".join(names) if names else "nobody else yet"
+        here = ", ".join(map(self._roster.name, self._roster.people())) or "nobody else yet"
         effects.append(_notice(f"you are {self.our_name}; in the room: {here}"))
+        if self._roster.sessions_of(self._our.fingerprint):
+            effects.append(
+                _notice(
+                    "your own identity is in the room already: a run of yours that ended without "
+                    "a word and will be noticed soon, or a copy of your profile"
+                )
+            )
         if not self._was_ready:
             self._was_ready = True
             effects.append(Ready())
@@ -427,10 +493,8 @@ class Session:
 
     def _error(self, error: Error) -> Effects:
         code = 5 if error.code == ErrorCode.PASSWORD else 3
-        return [
-            Show(Line(Kind.ERROR, f"the relay closed the connection: {error.text}")),
-            Close(code),
-        ]
+        said = f"the relay closed the connection: {error.text}"
+        return self._close(Show(Line(Kind.ERROR, said)), code)
 
     # ----------------------------------------------------------------- presence
 
@@ -439,25 +503,39 @@ class Session:
             bundle = Bundle.parse(member.bundle, self._room)
             if bundle.session_id != member.session_id or member.session_id == self._session_id:
                 raise WireError("the bundle is of another session")
+            if self._recorded.get(bundle.session_id, _who(bundle)) != _who(bundle):
+                raise WireError("the session is somebody else's")
         except (WireError, CryptoError) as exc:
             self.counts["bundle refused"] += 1
+            if self._said_refused:
+                return []
+            self._said_refused = True
             return [_alert(f"refused a member whose bundle does not hold: {exc}")]
         before = self._roster.live.get(bundle.session_id)
         if before is not None and bundle.raw == before.raw:
             return []
         if before is not None and not bundle.may_follow(before):
             return self._dropped("stale bundle")
-        called = self._roster.name(bundle.fingerprint)
-        self._roster.add(bundle, now.s, now.ms)
+        if before is None and self._roster.is_full:
+            return self._dropped("one member too many")
+        fingerprint = bundle.fingerprint
+        was_here = bool(self._roster.sessions_of(fingerprint))
+        met = self._roster.known.get(fingerprint)
+        called = self._roster.name(fingerprint)
+        for forgotten in self._roster.add(bundle, now.s, now.ms):
+            self._outdated.append(SideRow(MEMBERS_TABLE, self._room.tag + forgotten, b""))
         self._room_conversation.ack_due = True
-        self._restate_feed(bundle.session_id)
-        key, value = self._room.tag + bundle.fingerprint, u64(now.ms) + bundle.nick.encode()
+        self._restate(bundle)
+        if fingerprint == self._our.fingerprint:
+            copy = "your own identity joined from elsewhere: somebody uses a copy of your profile"
+            return [_alert(copy)] if before is None and said else []
+        key, value = self._room.tag + fingerprint, u64(now.ms) + bundle.nick.encode()
         effects: Effects = [Remember(SideRow(MEMBERS_TABLE, key, value))]
-        name = self._roster.name(bundle.fingerprint)
-        if before is None and said:
-            effects.append(_notice(f"{name} joined"))
-        elif before is not None and name != called:
+        name = self._roster.name(fingerprint)
+        if met is not None and met.nick != bundle.nick:
             effects.append(_notice(f"{called} is now called {name}"))
+        if before is None and said:
+            effects.append(_notice(f"{name} joined{' once more' if was_here else ''}"))
         return effects
 
     def _deleted(self, gone: Del, now: Moment) -> Effects:
@@ -465,17 +543,41 @@ class Session:
         if bundle is None:
             return self._dropped("unknown member left")
         self._room_conversation.ack_due = True
+        for conversation, feed in self._of_session(bundle):
+            if conversation is not None:
+                conversation.ours.forget([bundle.session_id])
+            if feed is not None:
+                self._stop_waiting(feed)
+                feed.author_left(now.s)
+        if bundle.fingerprint == self._our.fingerprint:
+            return [_notice("the other session under your own identity is gone")]
         why = {
             LeaveReason.TIMEOUT: " (connection lost)",
             LeaveReason.SLOW_CONSUMER: " (too slow)",
             LeaveReason.BAD_FRAME: " (broke the protocol)",
         }.get(gone.reason, "")  # type: ignore[call-overload]
-        return [_notice(f"{self._roster.name(bundle.fingerprint)} left{why}")]
+        name = self._roster.name(bundle.fingerprint)
+        if self._roster.sessions_of(bundle.fingerprint):
+            return [_notice(f"an earlier session of {name} ended{why}")]
+        return [_notice(f"{name} left{why}")]
 
-    def _restate_feed(self, session_id: bytes) -> None:
-        for tag, author in self._feeds:
-            if author == session_id and tag in self._conversations:
-                self._conversations[tag].advanced.add(session_id)
+    def _of_session(self, bundle: Bundle) -> list[tuple[_Conversation | None, TheirFeed | None]]:
+        """The two conversations that a session can write to us in, and its feeds there, as far as
+        there are any."""
+        return [
+            (self._conversations.get(tag), self._feeds.get((tag, bundle.session_id)))
+            for tag in (self._room.tag, self._pair_tag(bundle.fingerprint))
+        ]
+
+    def _restate(self, bundle: Bundle) -> None:
+        """Who comes, or comes back, is told again how far we have what it wrote."""
+        for peer in (None, bundle.fingerprint):
+            tag = self._room.tag if peer is None else self._pair_tag(peer)
+            feed = self._feeds.get((tag, bundle.session_id))
+            if feed is not None and feed.last_id:
+                conversation = self._conversation(tag, peer)
+                conversation.advanced.add(bundle.session_id)
+                conversation.ack_due = True
 
     # ----------------------------------------------------------------- payloads
 
@@ -493,6 +595,8 @@ class Session:
         author = self._roster.live.get(payload.session_id)
         if author is None:
             return self._dropped("of no member")
+        if author.fingerprint == self._our.fingerprint:  # see `_reachable`
+            return self._dropped("of another session of ours")
         if payload.tag == self._room.tag:
             for_room = True
         elif payload.tag == self._pair_tag(author.fingerprint):
@@ -533,8 +637,19 @@ class Session:
     def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
         key = (tag, session_id)
         if key not in self._feeds:
+            if len(self._feeds) >= _MAX_FEEDS:
+                self._forget_a_feed()
             self._feeds[key] = TheirFeed(*key)
         return self._feeds[key]
+
+    def _forget_a_feed(self) -> None:
+        live = self._roster.live
+        oldest = next(iter(self._feeds))
+        tag, session_id = next((key for key in self._feeds if key[1] not in live), oldest)
+        if self._feeds.pop((tag, session_id)).noted_first_seq:
+            self._outdated.append(SideRow(FEEDS_TABLE, tag + session_id, b""))
+        if not any(session_id == other for _, other in self._feeds):
+            self._recorded.pop(session_id, None)
 
     def _message(self, message: Message, author: Bundle, now: Moment) -> Effects:
         feed = self._feed(message.tag, message.session_id)
@@ -550,7 +665,7 @@ class Session:
             return self._dropped("altered")
         entry = signed.entry
         missing_before = feed.missing_count()
-        match feed.accept(entry):
+        match feed.accept(entry, now.ms):
             case Arrival.DUPLICATE:
                 return self._dropped("duplicate")
             case Arrival.NOT_OURS:
@@ -565,37 +680,53 @@ class Session:
         effects = self._record_bundle(author)
         record = signed.serialize()
         effects.append(Append(Draft(BlockType.RECEIVED, record, entry.entry_id)))
-        if (missed := feed.missing_count() - missing_before) > 0:
-            name, many = self._roster.name(author.fingerprint), "s" if missed > 1 else ""
-            effects.append(_notice(f"{missed} message{many} of {name} missing here"))
+        if feed.first_seq != feed.noted_first_seq:
+            feed.noted_first_seq = feed.first_seq
+            key, value = feed.tag + feed.session_id, u64(feed.first_seq)
+            effects.append(Remember(SideRow(FEEDS_TABLE, key, value)))
         conversation = self._conversation(
             message.tag, None if message.tag == self._room.tag else author.fingerprint
         )
         conversation.advanced.add(message.session_id)
         conversation.ack_due = True
-        if entry.kind == EntryKind.CHAT and author.fingerprint not in self._ignored:
+        if author.fingerprint in self._ignored:
+            return effects
+        name = self._roster.name(author.fingerprint)
+        if (missed := feed.missing_count() - missing_before) > 0:
+            effects.append(_notice(f"{_number(missed, 'message')} of {name} missing here"))
+        if entry.kind == EntryKind.CHAT:
             conversation.seen = entry.entry_id
-            name = self._roster.name(author.fingerprint)
             label = name if conversation.peer is None else f"{name} (private)"
             text = entry.text.decode()
             effects.append(Show(Line(Kind.MESSAGE, text, label, entry.sent_ms)))
         elif entry.kind not in tuple(EntryKind):
-            name = self._roster.name(author.fingerprint)
             effects.append(_notice(f"{name} sent something of kind {entry.kind}; kept, not shown"))
         return effects
 
     def _hold(self, message: Message, feed: TheirFeed, author: Bundle, now: Moment) -> Effects:
-        if message.epoch <= feed.refused:
-            return self._dropped("not for us")
-        held = [m for f in self._feeds.values() for m in f.held]
-        of_session = sum(m.session_id == message.session_id for m in held)
-        size = sum(len(m.sealed) for m in held) + len(message.sealed)
+        if why := feed.wait_for(message.epoch, now.s):
+            return self._dropped(why)
+        of_session = sum(len(f.held) for _, f in self._of_session(author) if f is not None)
+        size = self._held_bytes + len(message.sealed)
         if of_session >= MAX_HELD_FRAMES or size > _MAX_HELD_BYTES:
             return self._dropped("not held")
-        if not feed.held:
-            feed.held_since_s = now.s
+        self._held_bytes = size
         feed.held.append(message)
         return []
+
+    def _take_held(self, feed: TheirFeed) -> list[Message]:
+        ready = feed.take_held()
+        self._held_bytes -= sum(len(m.sealed) for m in ready)
+        return ready
+
+    def _drop_held(self, feed: TheirFeed, why: str) -> None:
+        if dropped := len(self._take_held(feed)):
+            self.counts[why] += dropped
+
+    def _stop_waiting(self, feed: TheirFeed) -> None:
+        if held := feed.stop_waiting():
+            self._held_bytes -= sum(len(m.sealed) for m in held)
+            self.counts["no key came"] += len(held)
 
     # ----------------------------------------------------------------- keys
 
@@ -604,6 +735,8 @@ class Session:
             return self._dropped("misdirected")
         sek = next((k for number, k in self._seks if number == share.sek_number), None)
         feed = self._feed(share.tag, share.session_id)
+        if feed.has_key(share.epoch):
+            return []  # its author cannot know what we still have when we come back
         if sek is None or not feed.may_unwrap(share, now.s):
             return self._dropped("key share of no use")
         try:
@@ -611,24 +744,21 @@ class Session:
         except CryptoError:
             return self._dropped("altered")
         feed.take_key(share, chain_key, self._room.mix, now.s)
-        return self._open_held(feed, author, now)
-
-    def _open_held(self, feed: TheirFeed, author: Bundle, now: Moment) -> Effects:
         effects: Effects = []
-        for message in feed.take_held():
-            if feed.has_key(message.epoch):
-                effects += self._message(message, author, now)
+        for message in self._take_held(feed):
+            if (message.epoch, message.n) < (share.epoch, share.n):
+                self.counts["before our key"] += 1
             else:
-                self.counts["not for us"] += 1
+                effects += self._message(message, author, now)
         return effects
 
     def _key_request(self, request: KeyRequest, asker: Bundle, now: Moment) -> Effects:
         if request.author != self._session_id:
             return self._dropped("misdirected")
-        key = (request.session_id, request.tag)
-        if now.s - self._answered_s.get(key, -_ANSWER_EVERY_S) < _ANSWER_EVERY_S:
+        feed = self._feed(request.tag, request.session_id)
+        if now.s - feed.answered_s < _ANSWER_EVERY_S:
             return self._dropped("asked too often")
-        self._answered_s[key] = now.s
+        feed.answered_s = now.s
         conversation = self._conversations.get(request.tag)
         if asker.fingerprint in self._ignored:
             answer: KeyShare | KeyRefusal = self._refusal(request, RefusalReason.ASK_LATER)
@@ -643,24 +773,22 @@ class Session:
 
     def _key_refusal(self, refusal: KeyRefusal, author: Bundle) -> Effects:
         feed = self._feed(refusal.tag, refusal.session_id)
-        if refusal.requester != self._session_id or refusal.epoch not in feed.asked:
+        if refusal.requester != self._session_id or not feed.refuse(refusal.epoch):
             return self._dropped("misdirected")
-        feed.asked.discard(refusal.epoch)
-        feed.refused = max(feed.refused, refusal.epoch)
-        self.counts["not for us"] += len(feed.take_held())
-        if author.fingerprint in self._said_unreadable:
+        self._drop_held(feed, "not for us")
+        if feed.said_refused or author.fingerprint in self._ignored:
             return []
-        self._said_unreadable.add(author.fingerprint)
+        feed.said_refused = True
         name = self._roster.name(author.fingerprint)
         return [_notice(f"{name} says things that are not for you to read")]
 
     # ----------------------------------------------------------------- acks
 
     def _ack(self, ack: Ack, now: Moment) -> Effects:
-        key = (ack.session_id, ack.tag)
-        if ack.number <= self._ack_numbers.get(key, 0):
+        feed = self._feed(ack.tag, ack.session_id)
+        if ack.number <= feed.ack_number:
             return self._dropped("duplicate")
-        self._ack_numbers[key] = ack.number
+        feed.ack_number = ack.number
         conversation = self._conversations.get(ack.tag)
         if conversation is None:
             return []
@@ -668,14 +796,18 @@ class Session:
             self._roster.saw_digest(ack.session_id, ack.digest, now.s)
         for report in ack.feeds:
             if report.session_id == self._session_id:
-                conversation.ours.take_report(ack.session_id, report)
-                if conversation.peer is not None:
-                    conversation.chats = [
-                        seq
-                        for seq in conversation.chats
-                        if not conversation.ours.confirmed(ack.session_id, seq)
-                    ]
+                self._receipt(conversation, ack.session_id, report)
         return []
+
+    def _receipt(self, conversation: _Conversation, acker: bytes, report: FeedReport) -> None:
+        ours = conversation.ours
+        if ours.take_report(acker, report):
+            # It covers our session_id, and its number is new: the acker is running now.
+            self._roster.present.add(acker)
+        if conversation.peer is not None:
+            conversation.unacked = [
+                seq for seq in conversation.unacked if not ours.confirmed(acker, seq)
+            ]
 
     def _acks(self, now: Moment, head: Head, *, at_once: bool = False) -> Effects:
         """The acks that are due.  Everything they report must be on disk: `head` says so."""
@@ -687,7 +819,9 @@ class Session:
                 continue
             reports: list[FeedReport] = []
             size = 0
-            for session_id in list(conversation.advanced):
+            for session_id in sorted(
+                conversation.advanced, key=lambda s: -self._updated_ms(tag, s)
+            ):
                 report = self._report(tag, session_id)
                 if report is None:
                     conversation.advanced.discard(session_id)
@@ -712,6 +846,10 @@ class Session:
             effects += self._transmit_to(conversation, ack)
             conversation.next_ack_s = now.s + self._ack_interval_s()
         return effects
+
+    def _updated_ms(self, tag: bytes, session_id: bytes) -> int:
+        feed = self._feeds.get((tag, session_id))
+        return feed.updated_ms if feed else 0
 
     def _report(self, tag: bytes, session_id: bytes) -> FeedReport | None:
         feed = self._feeds.get((tag, session_id))
@@ -780,7 +918,8 @@ class Session:
             control = feed.write_audience(audience, conversation.seen, now.ms)
             effects += self._send(conversation, control, BlockType.CONTROL)
         signed = feed.write(EntryKind.CHAT, data, conversation.seen, now.ms)
-        conversation.chats.append(signed.entry.seq)
+        if conversation.peer is not None:
+            conversation.unacked.append(signed.entry.seq)
         effects += self._send(conversation, signed, BlockType.SENT)
         effects.append(Credit())
         if conversation.peer is not None and not self._reachable(conversation):
@@ -825,8 +964,8 @@ class Session:
         return frozenset(f for f in self._roster.known if f not in self._ignored)
 
     def _reachable(self, conversation: _Conversation) -> list[Bundle]:
-        """The live sessions of the audience.  Another session under our own identity is one of
-        ours that crashed, and its keys are gone with it."""
+        """The live sessions of the audience.  Another session under our own identity is a run that
+        crashed, and its keys are gone with it, or a copy, and an identity has one device."""
         audience = self._audience(conversation) - {self._our.fingerprint}
         return [b for b in self._roster.live.values() if b.fingerprint in audience]
 
@@ -834,15 +973,15 @@ class Session:
         """A bundle goes onto the chain before its session's first entry, for deep verification."""
         if bundle.session_id in self._recorded:
             return []
-        self._recorded.add(bundle.session_id)
+        self._recorded[bundle.session_id] = _who(bundle)
         event = Event(EventKind.BUNDLE, bundle.raw)
         return [Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))]
 
     # ----------------------------------------------------------------- commands
 
-    def _one(self, name: str) -> bytes | Show:
+    def _one(self, name: str, strangers: Iterable[bytes] = ()) -> bytes | Show:
         """The one person that a typed name means, or the line that says why there is none."""
-        found = self._roster.find(name)
+        found = self._roster.find(name, strangers)
         if len(found) == 1:
             return found[0]
         if not found:
@@ -853,8 +992,8 @@ class Session:
         return Show(Line(Kind.ERROR, f"which {name}? {names}"))
 
     def _msg(self, argument: str, line: str, now: Moment) -> Effects:
-        name, _, text = argument.partition(" ")
-        if not text.strip():
+        name, *rest = argument.split(maxsplit=1) or [""]
+        if not rest:
             return [Show(Line(Kind.ERROR, "say it like this: /msg NAME TEXT")), Refuse(line)]
         person = self._one(name)
         if isinstance(person, Show):
@@ -863,20 +1002,22 @@ class Session:
             sentence = f"you ignore {self._roster.name(person)}: /ignore {name} off comes first"
             return [Show(Line(Kind.ERROR, sentence)), Refuse(line)]
         conversation = self._conversation(self._pair_tag(person), person)
-        return self._say(conversation, text.strip(), line, now)
+        return self._say(conversation, rest[0], line, now)
 
     def _ignore(self, argument: str) -> Effects:
         if not argument:
             names = ", ".join(sorted(self._roster.name(f) for f in self._ignored))
             return [_notice(f"you ignore {names}" if names else "you ignore nobody")]
-        name, _, off = argument.partition(" ")
-        if off not in ("", "off"):
+        name, *rest = argument.split()
+        off = bool(rest)
+        if off and [word.lower() for word in rest] != ["off"]:
             return [Show(Line(Kind.ERROR, "say it like this: /ignore NAME, or /ignore NAME off"))]
-        person = self._one(name)
+        # Whoever is ignored can be taken back wherever we met him.
+        person = self._one(name, self._ignored if off else ())
         if isinstance(person, Show):
             return [person]
         name = self._roster.name(person)
-        if bool(off) == (person not in self._ignored):
+        if off == (person not in self._ignored):
             return [_notice(f"you do not ignore {name}" if off else f"you ignore {name} already")]
         kind = EventKind.UNIGNORE if off else EventKind.IGNORE
         event = Event(kind, person)
@@ -898,15 +1039,18 @@ class Session:
 
     def _who(self) -> Effects:
         effects: Effects = [_notice(f"{self.our_name} (you)")]
-        for bundle in sorted(self._roster.live.values(), key=lambda b: (b.nick, b.session_id)):
+        for person in self._roster.people():
+            sessions = self._roster.sessions_of(person)
             remarks = []
-            if bundle.session_id not in self._roster.present:
+            if not any(b.session_id in self._roster.present for b in sessions):
                 remarks.append("not confirmed to be here yet")
-            if bundle.fingerprint in self._ignored:
+            if person in self._ignored:
                 remarks.append("ignored")
-            remarks += self._audience_remarks(bundle)
+            remarks += self._audience_remarks(sessions[-1])
             remark = f" ({'; '.join(remarks)})" if remarks else ""
-            effects.append(_notice(self._roster.name(bundle.fingerprint) + remark))
+            effects.append(_notice(self._roster.name(person) + remark))
+        if self._roster.sessions_of(self._our.fingerprint):
+            effects.append(_notice(f"{self.our_name} (another session under your own identity)"))
         if not self.joined:
             effects.append(_notice("not connected: who is in the room is not known"))
         return effects
@@ -918,26 +1062,20 @@ class Session:
             return []
         size = AUDIENCE_ITEM_BYTES
         theirs = {feed.audience[i : i + size] for i in range(0, len(feed.audience), size)}
-        live = {b.fingerprint for b in self._roster.live.values()} - {bundle.fingerprint}
+        others = [f for f in self._roster.people() if f != bundle.fingerprint]
         known = {f[:size] for f in self._roster.known}
-        without = [self._roster.name(f) for f in live if f[:size] not in theirs]
-        remarks = [f"does not write to {', '.join(sorted(without))}"] if without else []
+        without = [self._roster.name(f) for f in others if f[:size] not in theirs]
+        remarks = [f"does not write to {', '.join(without)}"] if without else []
         if strangers := len(theirs - known):
             remarks.append(f"also writes to {strangers} you have not met")
         return remarks
 
     def _status(self) -> Effects:
         room = self._room_conversation
-        effects: Effects = [
-            _notice(
-                f"in the room with {len(self._roster.live)} other"
-                f"{'' if len(self._roster.live) == 1 else 's'}"
-                if self.joined
-                else "not connected"
-            )
-        ]
-        if room.chats:
-            last = room.ours.recipients(self._roster.live)
+        here = f"in the room with {_number(len(self._roster.people()), 'other')}"
+        effects: Effects = [_notice(here if self.joined else "not connected")]
+        if room.ours.seq:
+            last = room.ours.recipients(self._roster.present)
             done = [s for s in last if room.ours.confirmed(s, room.ours.seq)]
             effects.append(_notice(f"your last message: delivered to {len(done)} of {len(last)}"))
         if waiting := self._unconfirmed_names():
@@ -945,9 +1083,9 @@ class Session:
         if unsent := self.unsent():
             effects.append(_notice(f"{unsent} of your messages not delivered yet"))
         if held := sum(len(f.held) for f in self._feeds.values()):
-            effects.append(_notice(f"{held} frames wait for their key"))
+            effects.append(_notice(f"waiting for their key: {_number(held, 'frame')}"))
         if missing := sum(f.missing_count() for f in self._feeds.values()):
-            effects.append(_notice(f"{missing} messages of others missing here"))
+            effects.append(_notice(f"{_number(missing, 'message')} of others missing here"))
         if self.counts:
             dropped = ", ".join(f"{n} {why}" for why, n in sorted(self.counts.items()))
             effects.append(_notice(f"dropped frames: {dropped}"))
@@ -969,6 +1107,9 @@ class Session:
         if now.s - self._sek_made_s >= _SEK_RENEW_AFTER_S and not self._sek_asked:
             self._sek_asked = True
             effects.append(MakeSessionKey())
+        if self._outdated:
+            effects += [Remember(row) for row in self._outdated]
+            self._outdated = []
         if self.joined:
             effects += self._requests(now)
             effects += self._acks(now, head, at_once=self.leaving)
@@ -977,22 +1118,31 @@ class Session:
     def _requests(self, now: Moment) -> Effects:
         effects: Effects = []
         for feed in self._feeds.values():
-            if not feed.held or now.s - feed.held_since_s < _REQUEST_AFTER_S:
+            if not feed.lacks_key:
                 continue
-            for epoch in sorted({m.epoch for m in feed.held} - feed.asked):
-                feed.asked.add(epoch)
+            epoch = feed.epoch_to_ask_for(now.s)
+            if epoch is not None:
                 request = KeyRequest.create(
                     self._key, self._session_id, feed.tag, epoch, feed.session_id
                 )
                 effects.append(Transmit(Direct(feed.session_id, request.serialize()).serialize()))
+            feed.give_up(now.s)
+            self._drop_held(feed, "no key came")
         return effects
 
     def session_key_made(self, sek: EncryptionManager, now: Moment) -> Effects:
         """The SEK that MakeSessionKey asked for: the room learns it by a new bundle."""
         self._old_sek_dies_s = now.s + _SEK_GRACE_S
         self._sek_made_s, self._sek_asked = now.s, False
-        self._roster.our = self._new_bundle(self._our.nick, sek)
-        return [Transmit(Rebundle(self._our.raw).serialize())] if self.joined else []
+        self._roster.renew(self._new_bundle(self._our.nick, sek))
+        return self._announce() if self.joined else []
+
+    def _announce(self) -> Effects:
+        """Our bundle, if the relay has an older one."""
+        if self._joined_with == self._our.raw:
+            return []
+        self._joined_with = self._our.raw
+        return [Transmit(Rebundle(self._our.raw).serialize())]
 
     def _new_bundle(self, nick: str, sek: EncryptionManager) -> Bundle:
         number = self._seks[0][0] + 1 if self._seks else 1
@@ -1029,7 +1179,7 @@ class Session:
                 count += sum(s.entry.kind == EntryKind.CHAT for s in conversation.pending)
                 count += sum(sent.is_chat for sent in conversation.unechoed.values())
             else:
-                count += len(conversation.chats)
+                count += len(conversation.unacked)
         return count
 
     def _unconfirmed_names(self) -> list[str]:
@@ -1050,8 +1200,8 @@ class Session:
             return []
         effects: Effects = []
         if unsent:
-            many = "s" if unsent > 1 else ""
-            effects.append(_alert(f"{unsent} message{many} not delivered; kept on your chain"))
+            kept = f"{_number(unsent, 'message')} not delivered; kept on your chain"
+            effects.append(_alert(kept))
         elif waiting:
             effects.append(_notice(f"your last messages are not confirmed by {', '.join(waiting)}"))
         return [*effects, Leave(3 if unsent else 0)]

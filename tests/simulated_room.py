@@ -6,7 +6,7 @@
     assert bob.messages == ["alice: hello"]
 
 The relay here does what PROTOCOL.md section 2 says and nothing else; `room.tamper` may be set to a
-function that makes it lie.
+function that makes it lie, and `room.inject` delivers what nobody sent.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 from blockchain import BlockType, Draft, Head
-from chat_messages import Entry, SignedEntry
+from chat_messages import Entry, EntryKind, Event, Message, Payload, SignedEntry, parse_payload
 from chat_session import (
+    FEEDS_TABLE,
+    MEMBERS_TABLE,
     Append,
     Close,
     Credit,
@@ -59,6 +62,8 @@ START = Moment(10_000.0, 1_700_000_000_000)
 
 # (sender or None, receiver, frame) → the frames that are delivered instead
 Tamper = Callable[["SimulatedMember | None", "SimulatedMember", bytes], list[bytes]]
+AnyPayload = TypeVar("AnyPayload", bound=Payload)
+_SESSION_KEYS = 3  # of each name; later runs use them again
 
 
 @cache
@@ -69,19 +74,57 @@ def keystore(name: str) -> Keystore:
 
 @cache
 def session_keys(name: str, number: int) -> EncryptionManager:
-    """A SEK for the n-th time that `name` joins."""
+    """The SEK of one name's n-th run, modulo `_SESSION_KEYS`."""
     return EncryptionManager()
+
+
+def payload_of(frame: bytes) -> Payload | None:
+    """What a BROADCAST or DIRECT carries; None of other frames."""
+    whole = Frame(frame)
+    match whole.type:
+        case FrameType.BROADCAST:
+            return parse_payload(Broadcast.parse(whole.body).payload)
+        case FrameType.DIRECT:
+            return parse_payload(Direct.parse(whole.body).payload)
+    return None
+
+
+def is_message(frame: bytes) -> bool:
+    """Whether it carries something said, in the room or in private."""
+    return isinstance(payload_of(frame), Message)
+
+
+def recall(chain: list[tuple[Draft, int]], remembered: dict[tuple[str, bytes], bytes]) -> Memory:
+    """As `chat_history.recall` does with a chain in its file."""
+    memory = Memory()
+    for (table, key), value in remembered.items():
+        if table == MEMBERS_TABLE:
+            memory.read_member(LOBBY, key, value)
+        elif table == FEEDS_TABLE:
+            memory.read_feed(key, value)
+    for draft, at_ms in chain:
+        if draft.type is BlockType.EVENT:
+            memory.read_event(Event.parse(draft.record))
+        elif draft.type is BlockType.RECEIVED:
+            memory.read_received(SignedEntry.parse(draft.record).entry, at_ms)
+    return memory
 
 
 class SimulatedMember:
     """A session, its chain as a list of drafts, and what was shown."""
 
     def __init__(
-        self, room: SimulatedRoom, name: str, memory: Memory | None = None, password: bytes = b""
+        self,
+        room: SimulatedRoom,
+        name: str,
+        memory: Memory | None = None,
+        password: bytes = b"",
+        nick: str = "",
     ) -> None:
         self.room = room
         self.name = name
         self.chain: list[Draft] = []
+        self.appended_ms: list[int] = []  # when, for each of the chain
         self.lines: list[Line] = []
         self.effects: list[Effect] = []
         self.coins = 0
@@ -89,8 +132,8 @@ class SimulatedMember:
         self.exit_code: int | None = None
         self.closed: int | None = None
         self.refused: list[str] = []
+        self.sent: list[bytes] = []  # every frame that it gave to the relay
         self.inbox: deque[bytes] = deque()
-        self.left = False
         self.session_id = b""
         self.bundle = b""
         number = room.joins.setdefault(name, 0)
@@ -98,8 +141,8 @@ class SimulatedMember:
         self.session = Session(
             keystore(name),
             room.secret,
-            name,
-            session_keys(name, number),
+            nick or name,
+            session_keys(name, number % _SESSION_KEYS),
             room.now,
             memory=memory,
             password=password,
@@ -120,16 +163,21 @@ class SimulatedMember:
         """As the engine does: appends first."""
         self.effects += effects
         self.chain += [e.draft for e in effects if isinstance(e, Append)]
+        self.appended_ms += [self.room.now.ms] * (len(self.chain) - len(self.appended_ms))
         for effect in effects:
             match effect:
                 case Transmit(frame):
-                    self.room.carry(self, frame)
+                    self.sent.append(frame)
+                    if self in self.room.connected:
+                        self.room.carry(self, frame)
                 case Show(line):
                     self.lines.append(line)
                 case Credit():
                     self.coins += 1
                 case Remember(row):
                     self.remembered[row.table, row.key] = row.value
+                    if not row.value:
+                        del self.remembered[row.table, row.key]
                 case Refuse(text):
                     self.refused.append(text)
                 case Leave(code):
@@ -141,7 +189,7 @@ class SimulatedMember:
                 case MakeSessionKey():
                     number = self.room.joins[self.name]
                     self.room.joins[self.name] += 1
-                    sek = session_keys(self.name, number)
+                    sek = session_keys(self.name, number % _SESSION_KEYS)
                     self.perform(self.session.session_key_made(sek, self.room.now))
                 case Append() | Ready() | Query():
                     pass
@@ -149,6 +197,20 @@ class SimulatedMember:
     def head(self) -> Head:
         """Of the list that stands for a chain."""
         return Head(keystore(self.name).chain_id, len(self.chain), bytes(32), bytes(64))
+
+    def asks(self, command: str) -> list[str]:
+        """The notices that answer a typed command."""
+        before = len(self.notices)
+        self.types(command)
+        return self.notices[before:]
+
+    def hears(self, *frames: bytes) -> list[Effect]:
+        """Frames from the relay that nobody sent; the effects that they lead to."""
+        before = len(self.effects)
+        for frame in frames:
+            self.perform(self.session.receive(Frame(frame), self.room.now))
+        self.room.settle()
+        return self.effects[before:]
 
     # -------------------------------------------------------------- what one can ask it
 
@@ -171,6 +233,25 @@ class SimulatedMember:
         return any(part in notice for notice in self.notices)
 
     @property
+    def alerts(self) -> list[str]:
+        """Every `!! ` line."""
+        return [line.text for line in self.lines if line.kind is Kind.ALERT]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Frames that came to nothing, by reason."""
+        return dict(self.session.counts)
+
+    def payloads(self, kind: type[AnyPayload]) -> list[AnyPayload]:
+        """All that it sent, of one kind."""
+        return [p for p in map(payload_of, self.sent) if isinstance(p, kind)]
+
+    @property
+    def memory(self) -> Memory:
+        """What its next run knows."""
+        return recall(list(zip(self.chain, self.appended_ms, strict=True)), self.remembered)
+
+    @property
     def entries(self) -> list[Entry]:
         """The entries on the chain, in its order."""
         kinds = (BlockType.SENT, BlockType.RECEIVED, BlockType.CONTROL)
@@ -179,7 +260,7 @@ class SimulatedMember:
     @property
     def texts(self) -> list[str]:
         """Of the chat entries on the chain."""
-        return [e.text.decode() for e in self.entries if e.kind == 1]
+        return [e.text.decode() for e in self.entries if e.kind == EntryKind.CHAT]
 
     @staticmethod
     def _untagged(author: str) -> str:
@@ -194,7 +275,8 @@ class SimulatedRoom:
         self.secret = secret
         self.password = password
         self.now = START
-        self.members: list[SimulatedMember] = []
+        self.members: list[SimulatedMember] = []  # whom the relay lets hear each other
+        self.connected: list[SimulatedMember] = []
         self.joins: dict[str, int] = {}
         self.captured: list[bytes] = []  # every frame that the relay saw
         self.tamper: Tamper | None = None
@@ -202,15 +284,26 @@ class SimulatedRoom:
         self._nonce = bytes(32)
 
     def join(
-        self, name: str, memory: Memory | None = None, password: bytes = b""
+        self, name: str, memory: Memory | None = None, password: bytes = b"", nick: str = ""
     ) -> SimulatedMember:
         """A new run of `name`'s client, as far as its first WELCOME."""
-        member = SimulatedMember(self, name, memory, password)
+        member = SimulatedMember(self, name, memory, password, nick)
+        self.connect(member)
+        return member
+
+    def connect(self, member: SimulatedMember) -> None:
+        """A connection, and all that follows from it at this instant."""
+        self.connected.append(member)
         member.perform(member.session.connected())
         hello = Hello(1, 1, self._nonce, bool(self.password))
         self.deliver(None, member, hello.serialize())
         self.settle()
-        return member
+
+    def disconnect(self, member: SimulatedMember) -> None:
+        """A connection is lost, and both sides notice."""
+        self.gone(member, LeaveReason.TIMEOUT)
+        member.perform(member.session.disconnected("the cable was pulled", self.now))
+        self.settle()
 
     def carry(self, sender: SimulatedMember, data: bytes) -> None:
         """What the relay does with a client's frame."""
@@ -253,6 +346,8 @@ class SimulatedRoom:
 
     def gone(self, member: SimulatedMember, reason: LeaveReason) -> None:
         """The relay noticed that a connection ended."""
+        if member in self.connected:
+            self.connected.remove(member)
         if member in self.members:
             self.members.remove(member)
             for other in self.members:
@@ -286,9 +381,13 @@ class SimulatedRoom:
             moved = min(step, seconds)
             seconds -= moved
             self.now = Moment(self.now.s + moved, self.now.ms + int(moved * 1000))
-            for member in list(self.members):
-                member.tick()
-            self.settle()
+            self.tick()
+
+    def tick(self) -> None:
+        """Everybody's engine ticks."""
+        for member in list(self.members):
+            member.tick()
+        self.settle()
 
     @staticmethod
     def _cut(data: bytes) -> list[bytes]:

@@ -1,0 +1,71 @@
+"""Typed lines: what is said, what is a command, what is nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat_commands import HELP, Command, Say, read_typed
+
+
+@pytest.mark.parametrize("line", ["", " ", "\t", "\n", " \r\n ", "\u3000"])
+def test_line_without_a_character_is_nothing(line: str) -> None:
+    assert read_typed(line) is None
+
+
+@pytest.mark.parametrize("line", ["exit", "EXIT", "Exit", "  eXiT\t"])
+def test_exit_in_any_case_is_the_command_quit(line: str) -> None:
+    assert read_typed(line) == Command("quit", "")
+
+
+@pytest.mark.parametrize("line", ["exit now", "exits", "an exit", "exit\nexit"])
+def test_exit_among_other_words_is_said(line: str) -> None:
+    assert read_typed(line) == Say(line)
+
+
+@pytest.mark.parametrize("line", ["hello", "  two  spaces ", "1/2", "a\n/quit", "-- no notice"])
+def test_line_is_said_as_it_was_typed(line: str) -> None:
+    assert read_typed(line) == Say(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("//quit", "/quit"), (" //who ", "/who"), ("//", "/"), ("///", "//")]
+)
+def test_two_slashes_say_one(line: str, said: str) -> None:
+    assert read_typed(line) == Say(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "argument"),
+    [
+        ("/who", "who", ""),
+        ("/WHO", "who", ""),
+        (" /msg bob  two  words ", "msg", "bob  two  words"),
+        ("/msg\tbob hello", "msg", "bob hello"),
+        ("/msg bob\nfirst\nsecond", "msg", "bob\nfirst\nsecond"),
+        ("/quit\n", "quit", ""),
+        ("/nonsense", "nonsense", ""),
+        ("/", "", ""),
+        ("/ who", "", "who"),
+    ],
+)
+def test_one_slash_makes_a_command(line: str, name: str, argument: str) -> None:
+    assert read_typed(line) == Command(name, argument)
+
+
+@given(st.text())
+def test_every_line_means_something_and_no_command_is_ever_said(line: str) -> None:
+    typed = read_typed(line)
+    if line.strip().startswith("/") and not line.strip().startswith("//"):
+        assert isinstance(typed, Command)
+    if isinstance(typed, Say):
+        assert typed.text.strip()
+        assert typed.text in line
+
+
+def test_help_has_a_line_for_each_command_of_issue_2() -> None:
+    commands = ["help", "who", "msg", "ignore", "history", "wallet", "chain", "status", "quit"]
+    assert list(HELP) == commands
+    for name, line in HELP.items():
+        assert line.startswith(f"/{name} ")
