@@ -102,18 +102,46 @@ HASH_BYTES = 32
 # --------------------------------------------------------------------------- nicks and bundles
 
 
+# Characters of other categories that show nothing (Unicode's Default_Ignorable_Code_Point): the
+# grapheme joiner, fillers of Hangul and Khmer, variation selectors.
+_BLANK = frozenset(
+    map(
+        chr,
+        [
+            *(
+                0x034F,
+                0x115F,
+                0x1160,
+                0x17B4,
+                0x17B5,
+                0x180B,
+                0x180C,
+                0x180D,
+                0x180F,
+                0x3164,
+                0xFFA0,
+            ),
+            *range(0xFE00, 0xFE10),
+            *range(0xE0100, 0xE01F0),
+        ],
+    )
+)
+
+
 def check_nick(nick: str) -> str:
     """`nick` if it fits the grammar, else ValueError with one sentence for a person.
 
     1 to 32 characters in NFC; no white space, control, format (bidi and zero-width among them) or
-    surrogate characters; no `#` and no `:`, which end a name on the screen; not starting with a
-    combining mark, nor with `/` or `-`, which start commands and notices.
+    surrogate characters and none that shows nothing (`_BLANK`); no `#` and no `:`, which end a name
+    on the screen; not starting with a combining mark, nor with `/` or `-`, which start commands and
+    notices.
     """
     if not 1 <= len(nick) <= MAX_NICK_CHARACTERS:
         raise ValueError(f"a name has 1 to {MAX_NICK_CHARACTERS} characters, this has {len(nick)}")
     for char in nick:
         category = unicodedata.category(char)
-        if category[0] == "Z" or category in ("Cc", "Cf", "Cs") or char in "#:":
+        is_unseen = category[0] == "Z" or category in ("Cc", "Cf", "Cs") or char in _BLANK
+        if is_unseen or char in "#:":
             raise ValueError(
                 f"a name has no spaces, no '#', no ':' and no invisible characters; "
                 f"this has U+{ord(char):04X}"

@@ -551,6 +551,8 @@ def nicks() -> list[Case]:
         "with a byte order mark": "\ufeffbob".encode(),
         "with a bidi override": "\u202ebob".encode(),
         "with a bidi isolate": "bob\u2066".encode(),
+        "with a filler that shows nothing": "bob\u3164".encode(),
+        "with a variation selector": "bob\ufe0f".encode(),
         "with a control character": b"bob\x07",
         "with CSI": "bob\u009b".encode(),
         "with a surrogate": b"bob\xed\xa0\x80",

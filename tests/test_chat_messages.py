@@ -511,7 +511,8 @@ def test_a_nick_is_read_in_a_bundle_if_it_may_be_written_in_one(nick: bytes) -> 
         *map(chr, range(0x202A, 0x202F)),  # bidi embeddings and overrides
         *map(chr, range(0x2060, 0x2065)),  # word joiner and invisible operators
         *map(chr, range(0x2066, 0x206A)),  # bidi isolates
-        *("\ud800", "\udfff", "\U000e0041"),
+        *("\u034f", "\u115f", "\u1160", "\u17b4", "\u180b", "\u180f", "\u3164", "\uffa0"),
+        *("\ufe00", "\ufe0f", "\U000e0100", "\U000e01ef", "\ud800", "\udfff", "\U000e0041"),
     ],
     ids=ascii,
 )
