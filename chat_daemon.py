@@ -329,7 +329,10 @@ def read_password(path: str) -> bytes:
     """
     with open(path, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
-        if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        # systemd gives a service its credentials by an ACL, which looks like a readable group.
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        is_private = credentials is not None and os.path.dirname(path) == credentials
+        if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO) and not is_private:
             raise ValueError(f"others may use it; try: chmod 600 {path}")
         line = file.readline(4097).rstrip(b"\r\n")
     if len(line) > 4096:
