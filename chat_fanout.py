@@ -32,6 +32,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from chat_wire import (
@@ -78,6 +79,12 @@ _LENGTH = struct.Struct(">I")
 _HEADER = struct.Struct(">IB")  # length of type and body, type
 _BROADCAST = int(FrameType.BROADCAST)
 _MAX_BROADCAST_BYTES = 1 + MAX_PAYLOAD_BYTES
+
+
+@lru_cache(maxsize=64)  # lengths in use at a time; a peer may choose any of 65,520
+def _headers(length: int) -> struct.Struct:
+    """Reads the header of a frame of `length` bytes, and steps over the rest of it."""
+    return struct.Struct(f">IB{length - 1}x")
 
 
 class Segment:
@@ -195,18 +202,26 @@ class Intake:
         segment, at, end = self._segment, self._at, self._end
         view, used, count = segment.view, segment.used, self.broadcasts
         length = kind = 0
+        may_run = True
         while end - at > 4 and count < most:
             length, kind = _HEADER.unpack_from(view, at)
-            if kind != _BROADCAST or not 0 < length <= _MAX_BROADCAST_BYTES:
+            if kind != _BROADCAST or not length or length > _MAX_BROADCAST_BYTES:
                 break
-            after = at + 4 + length
-            if after > end:
+            size = 4 + length
+            if size > end - at:
                 break
-            if used != at:
-                view[used : used + 4 + length] = view[at:after]
-            used += 4 + length
-            at = after
-            count += 1
+            frames = 1
+            if may_run:
+                # Messages are padded to few sizes, so many in a row have the same header.
+                frames = min((end - at) // size, most - count)
+                headers = [*_headers(length).iter_unpack(view[at : at + frames * size])]
+                if headers.count((length, kind)) < frames:
+                    may_run, frames = False, 1
+            if used != at:  # up, behind a frame that was handed out
+                view[used : used + frames * size] = view[at : at + frames * size]
+            used += frames * size
+            at += frames * size
+            count += frames
         segment.used, self._at, self.broadcasts = used, at, count
         if end - at < 4 or count >= most:
             return None
@@ -467,8 +482,11 @@ class Senders:
             return _flush(outlets)
         for n in range(helpers):
             self._work.put(outlets[n :: helpers + 1])
-        total, troubled = _flush(outlets[helpers :: helpers + 1])
-        for result in [self._done.get() for _ in range(helpers)]:
+        try:
+            total, troubled = _flush(outlets[helpers :: helpers + 1])
+        finally:  # whatever happens, nobody is at work any more and no result is left over
+            results = [self._done.get() for _ in range(helpers)]
+        for result in results:
             if isinstance(result, Exception):
                 raise result
             total += result[0]
@@ -491,11 +509,36 @@ class Senders:
 
 
 def _flush(outlets: Sequence[_O]) -> tuple[int, list[_O]]:
+    """`Outlet.flush` for each; most lack the same range, which is worked out once."""
     total = 0
     troubled: list[_O] = []
+    segment, at, size, by_file, data = _NOWHERE.last, 0, 0, False, memoryview(b"")
     for outlet in outlets:
         if not outlet.is_blocked:
-            total += outlet.flush()
+            if outlet._own is None and outlet._segment.next is None:
+                if outlet._segment is not segment or outlet._at != at:
+                    segment, at = outlet._segment, outlet._at
+                    data = segment.view[at : segment.used]
+                    size = len(data)
+                    by_file = segment.shared - at >= SENDFILE_BYTES
+                if not size:
+                    continue
+                try:
+                    if by_file:
+                        sent = os.sendfile(outlet._fd, segment.fd, at, size)
+                    else:
+                        sent = outlet.socket.send(data)
+                    outlet._at = at + sent
+                    total += sent
+                    if sent == size:
+                        continue
+                    outlet.is_blocked = True
+                except (BlockingIOError, InterruptedError):
+                    outlet.is_blocked = True
+                except OSError:
+                    outlet.is_broken = True
+            else:
+                total += outlet.flush()
         if outlet.is_blocked or outlet.is_broken:
             troubled.append(outlet)
     return total, troubled

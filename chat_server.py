@@ -79,6 +79,7 @@ FRAMES_A_TURN = 512  # of one connection: 64 KiB of empty frames must not hold t
 ACCEPTS_A_TURN = 64  # the same for a flood of connections
 MAX_CLOSING = 256  # waiting to have read their ERROR; above it the oldest is dropped
 DISCARD_BYTES = 1_048_576  # of a closing connection, read only to keep a RST from eating its ERROR
+UNSENT_BYTES = 1_048_576  # that the kernel may hold for one member; all beyond is lag, and bounded
 ACCEPT_PAUSE_S = 0.5  # after running out of file descriptors: neither spin nor stop
 MIN_PAUSE_S = 0.01  # who is over a rate is looked at no more than a hundred times a second
 MAX_HANDSHAKE_FRAMES = 16  # before WELCOME; a client sends a JOIN there, and maybe a PING
@@ -224,6 +225,7 @@ class Relay:
         self._senders = Senders(senders)
         self._status_interval_s = status_interval_s
         self._status_at = self.now + status_interval_s if status_interval_s else NEVER
+        self._is_status_due = False  # said when all is flushed: what waits for that is no lag
         self._password = password
         self._log = log
         self._listener = listener
@@ -289,6 +291,9 @@ class Relay:
                     tick_at = self.now + self.limits.tick_s
                     self._tick()
                 self._flush_touched()
+                if self._is_status_due:
+                    self._is_status_due = False
+                    self._note_status()
         except BaseException as exc:
             self.failure = exc
             raise
@@ -400,12 +405,16 @@ class Relay:
                     text = f"no JOIN within {limits.handshake_timeout_s:g} s"
                     self.close(client, ErrorCode.TIMEOUT, text)
                 elif client.handshake is not None and client.handshake.rival is not None:
-                    self._replace(client.handshake.rival)
+                    if client.handshake.rival.is_paused:  # its silence is ours
+                        text = "this session is connected already"
+                        self.close(client, ErrorCode.SESSION_IN_USE, text)
+                    else:
+                        self._replace(client.handshake.rival)
                 else:
                     self.lose(client)
         if now >= self._status_at:
             self._status_at = now + self._status_interval_s
-            self._note_status()
+            self._is_status_due = True
         if self._log is not None:
             self._log.roll()
 
@@ -449,6 +458,8 @@ class Relay:
             self.close(oldest, ErrorCode.TIMEOUT, "others wanted to join too")
         # Frames are sent as soon as they are whole: waiting for more (Nagle) only adds latency.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else the kernel keeps 4 MB for who is stalled
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         client = Client(sock, address, chat_daemon.place(address, port), limits, self.now)
         self._watch(client, selectors.EVENT_READ)
         self._clients.add(client)
@@ -703,7 +714,7 @@ class Relay:
     def _wake_up(self) -> None:
         asked = self._waker.recv(4096)
         if _STATUS in asked:
-            self._note_status()
+            self._is_status_due = True
         if _STOP in asked and not self._is_stopping:
             self._begin_stop()
 
