@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import errno
 import ipaddress
+import json
 import os
 import queue
 import socket
@@ -106,6 +107,12 @@ def options(
          help="connections from one address, this host excepted (%(default)s)")  # fmt: skip
     flag("--rate", type=_number(0, 1_000_000), default=int(rate), metavar="N",
          help="messages a second from each member, 0 = any number (%(default)s)")  # fmt: skip
+    flag("--senders", type=_number(0, 64), default=0, metavar="N",
+         help="threads that send to large rooms, 0 = one for each core (%(default)s)")  # fmt: skip
+    flag("--log-format", choices=("text", "json"), default="text",
+         help="of the log on standard error, a line each (%(default)s)")  # fmt: skip
+    flag("--status-interval", type=_number(0, 86_400), default=0, metavar="S",
+         help="seconds between status lines, 0 = only at SIGUSR1 (%(default)s)")  # fmt: skip
     flag("--exit-with-stdin", action="store_true",
          help="stop when standard input ends, as chat_client.py --host needs it")  # fmt: skip
     flag("--version", action="version", version=f"chainroom-server {version}, protocol {VERSION}")
@@ -125,6 +132,22 @@ def bind_hint(exc: OSError, host: str, port: int) -> str:
 # --------------------------------------------------------------------------- the log
 
 
+# How each kind of event reads as text; as JSON its fields are the keys.
+EVENTS = {
+    "start": "{address}",
+    "join": "{address} session {session}",
+    "leave": "{address} session {session} {why}",
+    "refused": "{address} {code}: {why}",
+    "pause": "no connections are accepted for a while: {why}",
+    "status": "members {members} rooms {rooms} frames/s {frames_per_s} "
+    "deliveries/s {deliveries_per_s} bytes/s in {bytes_in_per_s} out {bytes_out_per_s} "
+    "lag {most_lag_bytes} drops {drops}",
+    "bug": "{address} {why}",
+    "stop": "{members} members",
+    "more": "{count} more lines like {kind}, not listed",
+}
+
+
 class EventLog:
     """One line for each event, begun by its time; bounded by rate, and never in the relay's way.
 
@@ -133,22 +156,28 @@ class EventLog:
 
     Args:
         write: takes one encoded line; an OSError ends the log and nothing else.
+        as_json: one JSON object a line: time (RFC 3339), event, and the event's fields.
     """
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytes], object], *, as_json: bool = False) -> None:
         self._write = write
+        self._as_json = as_json
         self._second = 0
         self._lines: dict[str, int] = {}  # of this second, by kind; owned by the caller's thread
         self._queue: queue.Queue[str | None] = queue.Queue(LOG_QUEUE_LINES)
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
-    def line(self, kind: str, text: str) -> None:
-        """Adds a line, unless there are too many of this kind in this second."""
+    def event(self, kind: str, **fields: str | float) -> None:
+        """Adds a line, unless there are too many of this kind in this second.
+
+        Args:
+            kind: one of `EVENTS`, whose fields are `fields`; never content.
+        """
         self.roll()
         count = self._lines[kind] = self._lines.get(kind, 0) + 1
         if count <= LINES_A_SECOND.get(kind, LINES_A_SECOND_ELSE):
-            self._put(f"{kind} {text}")
+            self._put(kind, fields)
 
     def roll(self) -> None:
         """Says, once a second is over, how many lines it left out.  Call it now and then."""
@@ -158,7 +187,7 @@ class EventLog:
             for kind, count in self._lines.items():
                 more = count - LINES_A_SECOND.get(kind, LINES_A_SECOND_ELSE)
                 if more > 0:
-                    self._put(f"{kind} {more} more, not listed")
+                    self._put("more", {"count": more, "kind": kind})
             self._lines.clear()
 
     def close(self) -> None:
@@ -169,9 +198,14 @@ class EventLog:
             self._queue.put(None, timeout=1.0)
             self._thread.join(1.0)
 
-    def _put(self, text: str) -> None:
+    def _put(self, kind: str, fields: dict[str, str | float]) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        if self._as_json:
+            line = json.dumps({"time": f"{now[:-2]}:{now[-2:]}", "event": kind, **fields})
+        else:
+            line = f"{now[:19]} {kind} {EVENTS[kind].format(**fields)}"
         with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
+            self._queue.put_nowait(line + "\n")
 
     def _run(self) -> None:
         is_broken = False
@@ -183,7 +217,7 @@ class EventLog:
                 is_broken = True
 
 
-def log_to_stderr() -> EventLog | None:
+def log_to_stderr(*, as_json: bool = False) -> EventLog | None:
     """A log on standard error; None where there is none."""
     # os.write, since a thread that blocks inside sys.stderr would hold its lock when the process
     # ends.  If stderr was closed at the start, descriptor 2 may be one of our sockets.
@@ -191,7 +225,7 @@ def log_to_stderr() -> EventLog | None:
         descriptor = sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):
         return None
-    return EventLog(lambda line: os.write(descriptor, line))
+    return EventLog(lambda line: os.write(descriptor, line), as_json=as_json)
 
 
 def complain(text: str) -> None:
@@ -295,7 +329,10 @@ def read_password(path: str) -> bytes:
     """
     with open(path, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
-        if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        # systemd gives a service its credentials by an ACL, which looks like a readable group.
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        is_private = credentials is not None and os.path.dirname(path) == credentials
+        if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO) and not is_private:
             raise ValueError(f"others may use it; try: chmod 600 {path}")
         line = file.readline(4097).rstrip(b"\r\n")
     if len(line) > 4096:

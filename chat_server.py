@@ -1,16 +1,18 @@
 """The relay: TCP connections in, whole frames out to a room; it sees opaque bytes only.
 
 What lives here: the handshake, rooms, presence, pings, limits, the command line.  What it does not
-know: keys, names, what a payload or a bundle means (it imports no cryptography at all); how bytes
-reach many members at once (`chat_fanout`); the operating system's corners (`chat_daemon`).
+know: keys, names, what a payload or a bundle means (it imports no cryptography at all); what it
+grants and to whom (`chat_members`); how bytes reach many members at once (`chat_fanout`); the
+operating system's corners (`chat_daemon`).
 
     relay = start_server("127.0.0.1", 0)
     print(relay.address)
     relay.stop()
 
-One thread owns everything: it reads all readable connections, performs their frames (a broadcast is
-appended once to its room's log), then flushes each member with one send.  Nothing blocks, nothing
-is locked, nobody waits for anybody.  Other threads only ask it to stop.
+One thread owns everything: it reads all readable connections straight into their rooms' logs and
+performs what is no broadcast; then each member is flushed with one send, in a large room by several
+threads side by side while this one waits for them.  Nothing blocks, nothing is locked, nobody waits
+for a peer.  Other threads only ask for a stop or a status line.
 
 Specified in docs/PROTOCOL.md, section 2; DESIGN.md, section 7.
 """
@@ -21,7 +23,6 @@ import contextlib
 import errno
 import hmac
 import os
-import secrets
 import selectors
 import signal
 import socket
@@ -31,18 +32,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from heapq import heappop, heappush
 
 import chat_daemon
-from chat_fanout import Log, Outlet
+from chat_fanout import SENDFILE_RECEIVERS, Intake, Senders, default_senders
+from chat_members import LEAVE_REASONS, LEGAL, NEVER, Client, Limits, Room, Stage
 from chat_wire import (
     DEFAULT_PORT,
-    MAX_FRAME_BYTES,
-    MAX_JOIN_FRAME_BYTES,
-    MAX_PAYLOAD_BYTES,
-    NONCE_BYTES,
-    PING_INTERVAL_S,
     VERSION,
     Add,
     Del,
@@ -50,7 +46,6 @@ from chat_wire import (
     Error,
     ErrorCode,
     Frame,
-    FrameDecoder,
     FrameType,
     Hello,
     Join,
@@ -68,11 +63,8 @@ from chat_wire import (
 )
 
 __all__ = [
-    "Client",
     "Limits",
     "Relay",
-    "Room",
-    "Stage",
     "broadcast",
     "handle_client",
     "main",
@@ -87,164 +79,81 @@ FRAMES_A_TURN = 512  # of one connection: 64 KiB of empty frames must not hold t
 ACCEPTS_A_TURN = 64  # the same for a flood of connections
 MAX_CLOSING = 256  # waiting to have read their ERROR; above it the oldest is dropped
 DISCARD_BYTES = 1_048_576  # of a closing connection, read only to keep a RST from eating its ERROR
+UNSENT_BYTES = 1_048_576  # that the kernel may hold for one member; all beyond is lag, and bounded
 ACCEPT_PAUSE_S = 0.5  # after running out of file descriptors: neither spin nor stop
 MIN_PAUSE_S = 0.01  # who is over a rate is looked at no more than a hundred times a second
-NEVER = float("inf")
+MAX_HANDSHAKE_FRAMES = 16  # before WELCOME; a client sends a JOIN there, and maybe a PING
+
+_STOP, _STATUS = b"x", b"s"  # what other threads ask for
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the relay grants; the defaults are DESIGN.md's, tests shorten them."""
+@dataclass
+class Traffic:
+    """What went through since the last status line."""
 
-    max_clients: int = 1_024  # members in all rooms
-    max_per_ip: int = 64  # connections from one address, half-open ones too
-    rate: float = 2_000.0  # BROADCAST (and REBUNDLE, PING) frames/s of one member; 0 = no limit
-    direct_rate: float = 1_048_576.0  # bytes/s of DIRECT of one member
-    max_lag_bytes: int = 4_194_304
-    drain_timeout_s: float = 10.0  # without one byte taken by a member that lacks some
-    handshake_timeout_s: float = 5.0
-    challenge_timeout_s: float = 5.0  # for a session's old connection to show that it lives
-    ping_interval_s: float = float(PING_INTERVAL_S)
-    linger_s: float = 1.0  # for an ERROR to arrive; so a stop takes no longer either
-    max_half_open: int = 256  # before WELCOME; the oldest makes room, so hoarding shuts nobody out
-    is_loopback_exempt: bool = True  # from max_per_ip: many people may share this host
-
-    @property
-    def tick_s(self) -> float:
-        """How often deadlines are looked at."""
-        shortest = min(
-            self.drain_timeout_s,
-            self.handshake_timeout_s,
-            self.challenge_timeout_s,
-            self.ping_interval_s,
-            self.linger_s,
-        )
-        return min(0.25, shortest / 4)
+    since: float = field(default_factory=time.monotonic)
+    frames: int = 0  # BROADCAST and DIRECT
+    deliveries: int = 0  # of these, to a member each
+    bytes_in: int = 0
+    bytes_out: int = 0
+    drops: int = 0  # members cut off as too slow, ever
 
 
-class Stage(Enum):
-    """Where a connection is; it moves downwards alone."""
-
-    GREETED = "before its JOIN"  # HELLO is sent
-    WAITING = "while its session is in question"  # the session's old connection is being asked
-    MEMBER = "of a member"
-    CLOSING = "after its ERROR"  # that is still sent, what comes is discarded
-    GONE = "after its end"  # the socket is closed
-
-
-# Legal moves: what a client may send at each stage.  All else is ERROR bad_frame.
-_ALWAYS = {FrameType.PING, FrameType.PONG}
-LEGAL = {
-    Stage.GREETED: {FrameType.JOIN, *_ALWAYS},
-    Stage.WAITING: _ALWAYS,
-    Stage.MEMBER: {FrameType.BROADCAST, FrameType.DIRECT, FrameType.REBUNDLE, *_ALWAYS},
-}
-
-# What the others are told about who was sent an ERROR.
-LEAVE_REASONS = {
-    ErrorCode.BAD_FRAME: LeaveReason.BAD_FRAME,
-    ErrorCode.TOO_LARGE: LeaveReason.BAD_FRAME,
-    ErrorCode.VERSION: LeaveReason.BAD_FRAME,
-    ErrorCode.SLOW_CONSUMER: LeaveReason.SLOW_CONSUMER,
-    ErrorCode.TIMEOUT: LeaveReason.TIMEOUT,
-}
-
-
-class Bucket:
-    """A token bucket with a burst of one second, in debt by at most one frame."""
-
-    __slots__ = ("_at", "_level", "_rate")
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = self._level = rate or NEVER  # 0 = no limit
-        self._at = now
-
-    def spend(self, amount: float, now: float) -> float:
-        """Takes `amount`; returns the seconds until the debt is paid, 0.0 if there is none."""
-        if now > self._at:
-            self._level = min(self._rate, self._level + (now - self._at) * self._rate)
-            self._at = now
-        self._level -= amount
-        return 0.0 if self._level >= 0 else -self._level / self._rate
-
-
-@dataclass(eq=False, slots=True)
-class Room:
-    """The members that joined with one room_tag, and their log."""
-
-    tag: bytes
-    log: Log = field(default_factory=Log)
-    members: dict[bytes, Client] = field(default_factory=dict)  # by session_id
-
-
-@dataclass(eq=False, slots=True)
-class Client:
-    """One connection, owned by the relay's thread."""
-
-    relay: Relay
-    socket: socket.socket
-    address: str
-    name: str  # address and port, for the log
-    deadline: float  # of its stage
-    heard: float  # when bytes were read last
-    nonce: bytes
-    frame_bucket: Bucket
-    direct_bucket: Bucket
-    stage: Stage = Stage.GREETED
-    decoder: FrameDecoder = field(default_factory=lambda: FrameDecoder(MAX_JOIN_FRAME_BYTES))
-    outlet: Outlet = field(default_factory=Outlet)
-    events: int = 0  # that the selector watches
-    is_paused: bool = False  # over its rate: not read
-    is_blocked: bool = False  # the kernel takes no more for it: not sent to
-    stalled_since: float = NEVER  # no byte was taken since, though some are lacking
-    pings: int = 0  # since it was heard
-    discarded: int = 0  # bytes read while closing
-    join: Join | None = None  # while it waits
-    rival: Client | None = None  # whose session it claims, while it waits
-    challengers: list[Client] = field(default_factory=list)  # who claim its session, in order
-    room: Room | None = None
-    session_id: bytes = b""
-    bundle: bytes = b""
-
-
-def handle_client(client: Client, most: int = READ_BYTES) -> None:
+def handle_client(relay: Relay, client: Client, most: int = READ_BYTES) -> None:
     """Reads at most `most` bytes that one connection has, and performs its frames.
 
     The seed's `handle_client(client_socket)` was a thread for each client that looped until its
     end; here it is what is done each time a client is readable, since one thread that gathers what
     many clients sent measured 15 to 30 times faster (DESIGN.md, section 7).
     """
-    relay = client.relay
+    room = client.room
     try:
-        count = client.socket.recv_into(relay.scratch, most)
+        if room is not None:
+            intake = room.log.receive(client.socket, client.rest, most)
+        elif not (count := client.socket.recv_into(relay.scratch, most)):
+            raise EOFError
     except (BlockingIOError, InterruptedError):
         return
-    except OSError:
-        count = 0
-    if count == 0:  # half-closed is closed: all that was sent before is performed already
+    except (OSError, EOFError):  # half-closed is closed: all that was sent before is performed
         relay.lose(client)
         return
     client.heard, client.pings = relay.now, 0
-    if client.stage is Stage.CLOSING:
+    if room is not None:
+        relay.traffic.bytes_in += intake.received
+        for newcomer in client.challengers:
+            relay.close(newcomer, ErrorCode.SESSION_IN_USE, "this session is connected already")
+        relay.perform(client, intake)
+    elif client.handshake is not None:
+        client.handshake.decoder.feed(relay.scratch[:count])
+        relay.perform(client, None)
+    else:
         client.discarded += count
         if client.discarded > DISCARD_BYTES:
             relay.lose(client)
-        return
-    for newcomer in client.challengers[:]:
-        relay.close(newcomer, ErrorCode.SESSION_IN_USE, "this session is connected already")
-    client.decoder.feed(relay.scratch[:count])
-    relay.perform(client)
 
 
-def broadcast(frame: bytes, sender: Client) -> None:
-    """Appends a member's BROADCAST frame, byte for byte, to its room's log.
+def broadcast(relay: Relay, intake: Intake, sender: Client, most: int) -> bytes | None:
+    """Takes a member's BROADCAST frames, byte for byte, into its room's log, up to `most` of them.
 
     The seed's `broadcast(message, sender_socket)` sent to each of the others in turn.  Here one
     copy serves everybody, each member's cursor finds it, and the echo is the sender's receipt.
+
+    Returns:
+        the first frame of another type, to be performed; None: there is none for now.
+
+    Raises:
+        WireError: what comes next is no frame.
     """
-    assert sender.room is not None  # a member
-    sender.room.log.append(frame)
-    sender.relay.touched_rooms.add(sender.room)
+    room = sender.room
+    assert room is not None  # a member
+    before = intake.broadcasts
+    try:
+        return intake.next(most)
+    finally:
+        if count := intake.broadcasts - before:
+            relay.touched_rooms.add(room)
+            relay.traffic.frames += count
+            relay.traffic.deliveries += count * len(room.members)
 
 
 def start_server(
@@ -254,6 +163,8 @@ def start_server(
     password: bytes = b"",
     limits: Limits | None = None,
     log: chat_daemon.EventLog | None = None,
+    senders: int = 0,
+    status_interval_s: float = 0.0,
 ) -> Relay:
     """Binds, listens and starts the relay's thread; returns at once, the caller stops it.
 
@@ -263,18 +174,28 @@ def start_server(
         host: an IPv4 or IPv6 address of this host, or a name that resolves to one.
         port: 0 for any free one, see `Relay.address`.
         password: UTF-8 in NFC, or empty: none is needed.
+        senders: threads that send to large rooms; 0: as many as there are cores.
+        status_interval_s: seconds between status lines in the log; 0: none.
 
     Raises:
         OSError: the address is busy, not this host's, or not allowed.
     """
-    relay = Relay(chat_daemon.listen(host, port), password, limits or Limits(), log)
+    relay = Relay(
+        chat_daemon.listen(host, port),
+        password,
+        limits or Limits(),
+        log,
+        senders or default_senders(),
+        status_interval_s,
+    )
     relay.start()
     return relay
 
 
 class Relay:
-    """A relay on a listening socket, and its thread.  Only `request_stop`, `wait`, `stop` and
-    `address` are for other threads.  As a context manager it stops at the end."""
+    """A relay on a listening socket, and its thread.  Only `request_stop`, `request_status`,
+    `wait`, `stop` and `address` are for other threads.  As a context manager it stops at the end.
+    """
 
     def __init__(
         self,
@@ -282,11 +203,13 @@ class Relay:
         password: bytes,
         limits: Limits,
         log: chat_daemon.EventLog | None,
+        senders: int,
+        status_interval_s: float,
     ) -> None:
         name = listener.getsockname()
         self.address: tuple[str, int] = (name[0], name[1])
         self.failure: BaseException | None = None  # a bug that ended the thread
-        # A byte here asks the thread to stop: safe from other threads and signal handlers.
+        # A byte here asks the thread for something: safe from other threads and signal handlers.
         self._waker, self._wake = socket.socketpair()
         self._waker.setblocking(False)
         self._wake.setblocking(False)
@@ -295,9 +218,14 @@ class Relay:
         # All below is owned by the relay's thread.
         self.limits = limits
         self.now = time.monotonic()  # of this turn
-        self.scratch = memoryview(bytearray(READ_BYTES))
+        self.scratch = memoryview(bytearray(READ_BYTES))  # for who is in no room
         self.touched_rooms: set[Room] = set()  # whose logs grew in this turn
+        self.traffic = Traffic()
         self._touched: set[Client] = set()  # whose own frames grew, or who can be sent to again
+        self._senders = Senders(senders)
+        self._status_interval_s = status_interval_s
+        self._status_at = self.now + status_interval_s if status_interval_s else NEVER
+        self._is_status_due = False  # said when all is flushed: what waits for that is no lag
         self._password = password
         self._log = log
         self._listener = listener
@@ -313,17 +241,24 @@ class Relay:
         self._is_stopping = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
-        self._selector.register(self._waker, selectors.EVENT_READ, self._begin_stop)
+        self._selector.register(self._waker, selectors.EVENT_READ, self._wake_up)
 
     def start(self) -> None:
         """Starts the thread."""
-        self._note("start", chat_daemon.place(*self.address))
+        self._note("start", address=chat_daemon.place(*self.address))
         self._thread.start()
 
     def request_stop(self) -> None:
         """Asks the relay to stop, and returns at once."""
+        self._ask(_STOP)
+
+    def request_status(self) -> None:
+        """Asks for a status line in the log, and returns at once."""
+        self._ask(_STATUS)
+
+    def _ask(self, what: bytes) -> None:
         with contextlib.suppress(OSError):  # full: asked before; closed: stopped before
-            self._wake.send(b"x")
+            self._wake.send(what)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for the relay's end; returns whether it has ended."""
@@ -356,10 +291,14 @@ class Relay:
                     tick_at = self.now + self.limits.tick_s
                     self._tick()
                 self._flush_touched()
+                if self._is_status_due:
+                    self._is_status_due = False
+                    self._note_status()
         except BaseException as exc:
             self.failure = exc
             raise
         finally:
+            self._senders.close()
             for client in self._clients:
                 client.socket.close()
             for sock in (self._listener, self._waker):
@@ -376,8 +315,8 @@ class Relay:
             if not isinstance(source, Client):
                 source()
                 continue
-            if events & selectors.EVENT_WRITE:
-                source.is_blocked = False
+            if events & selectors.EVENT_WRITE:  # the kernel got rid of something
+                source.is_blocked, source.stalled_since = False, NEVER
                 self._touched.add(source)
             if events & selectors.EVENT_READ:
                 readable.append(source)
@@ -385,46 +324,47 @@ class Relay:
         share = min(READ_BYTES, max(1024, GATHER_BYTES // max(1, len(readable))))
         for client in readable:
             if client.stage is not Stage.GONE:
-                handle_client(client, share)
+                handle_client(self, client, share)
         for client in resumed:
-            if client.is_paused:
+            if client.is_paused and client.room is not None:
                 client.is_paused = False
                 client.heard = self.now  # its silence was ours
                 self._touched.add(client)
-                self.perform(client)
+                self.perform(client, client.room.log.receive(None, client.rest, 0))
 
     def _flush_touched(self) -> None:
         """Flushes whom this turn concerns; who fails leaves, which concerns others."""
         while self.touched_rooms or self._touched:
-            while self.touched_rooms:
-                for client in list(self.touched_rooms.pop().members.values()):
-                    self._flush(client)
-            if self._touched:
-                self._flush(self._touched.pop())
+            if self.touched_rooms:
+                room = self.touched_rooms.pop()
+                members = list(room.members.values())
+                room.log.share(len(members))
+                sent, unsettled = self._senders.flush(members)
+            else:
+                unsettled = list(self._touched)
+                self._touched.clear()
+                sent, _ = self._senders.flush(unsettled)
+            self.traffic.bytes_out += sent
+            for client in unsettled:
+                self._settle(client)
 
-    def _flush(self, client: Client) -> None:
-        """One send of all that a client lacks, unless the kernel takes no more for it now."""
+    def _settle(self, client: Client) -> None:
+        """What follows from how a client's flush ended, and what to watch it for."""
         if client.stage is Stage.GONE:
             return
-        outlet = client.outlet
+        if client.is_broken:
+            self.lose(client)
+            return
         if not client.is_blocked:
-            try:
-                sent = outlet.flush(client.socket)
-            except OSError:
-                self.lose(client)
-                return
-            if not outlet.is_empty:
-                client.is_blocked = True
-                if sent or client.stalled_since == NEVER:
-                    client.stalled_since = self.now
-            else:
-                client.stalled_since = NEVER
-                if client.stage is Stage.CLOSING:
-                    # FIN, not close: closing with unread bytes is a RST, which eats the ERROR.
-                    with contextlib.suppress(OSError):
-                        client.socket.shutdown(socket.SHUT_WR)
-        if outlet.lag > self.limits.max_lag_bytes and client.stage is not Stage.CLOSING:
-            text = f"{outlet.lag} bytes behind, at most {self.limits.max_lag_bytes} are allowed"
+            client.stalled_since = NEVER
+            if client.stage is Stage.CLOSING:
+                # FIN, not close: closing with unread bytes is a RST, which eats the ERROR.
+                with contextlib.suppress(OSError):
+                    client.socket.shutdown(socket.SHUT_WR)
+        elif client.stalled_since == NEVER:
+            client.stalled_since = self.now
+        if client.lag > self.limits.max_lag_bytes and client.stage is not Stage.CLOSING:
+            text = f"{client.lag} bytes behind, at most {self.limits.max_lag_bytes} are allowed"
             self.close(client, ErrorCode.SLOW_CONSUMER, text)
         events = 0 if client.is_paused else selectors.EVENT_READ
         if client.is_blocked:
@@ -464,11 +404,17 @@ class Relay:
                 if client.stage is Stage.GREETED:
                     text = f"no JOIN within {limits.handshake_timeout_s:g} s"
                     self.close(client, ErrorCode.TIMEOUT, text)
-                elif client.stage is Stage.WAITING:
-                    assert client.rival is not None
-                    self._replace(client.rival)
+                elif client.handshake is not None and client.handshake.rival is not None:
+                    if client.handshake.rival.is_paused:  # its silence is ours
+                        text = "this session is connected already"
+                        self.close(client, ErrorCode.SESSION_IN_USE, text)
+                    else:
+                        self._replace(client.handshake.rival)
                 else:
                     self.lose(client)
+        if now >= self._status_at:
+            self._status_at = now + self._status_interval_s
+            self._is_status_due = True
         if self._log is not None:
             self._log.roll()
 
@@ -482,7 +428,7 @@ class Relay:
                 return
             except OSError as exc:
                 if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._note("refused", f"all connections for a while: {exc.strerror}")
+                    self._note("pause", why=str(exc.strerror))
                     self._selector.unregister(self._listener)
                     self._accept_at = self.now + ACCEPT_PAUSE_S
                     return
@@ -502,7 +448,8 @@ class Relay:
             # Before HELLO, because half-open ones count.  The client has sent nothing yet that a
             # RST could answer, so it is closed at once: a flood from one address must stay cheap.
             text = f"{limits.max_per_ip} connections from {address} are enough"
-            self._note("refused", f"{chat_daemon.place(address, port)} ip_limit: {text}")
+            name = chat_daemon.place(address, port)
+            self._note("refused", address=name, code="ip_limit", why=text)
             with sock:
                 sock.send(Error(ErrorCode.IP_LIMIT, text).serialize())
             return
@@ -511,29 +458,30 @@ class Relay:
             self.close(oldest, ErrorCode.TIMEOUT, "others wanted to join too")
         # Frames are sent as soon as they are whole: waiting for more (Nagle) only adds latency.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = Client(
-            self,
-            sock,
-            address,
-            chat_daemon.place(address, port),
-            deadline=self.now + limits.handshake_timeout_s,
-            heard=self.now,
-            nonce=secrets.token_bytes(NONCE_BYTES),
-            frame_bucket=Bucket(limits.rate, self.now),
-            direct_bucket=Bucket(limits.direct_rate, self.now),
-        )
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else the kernel keeps 4 MB for who is stalled
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        client = Client(sock, address, chat_daemon.place(address, port), limits, self.now)
         self._watch(client, selectors.EVENT_READ)
         self._clients.add(client)
         self._half_open[client] = None
         self._per_ip[address] = self._per_ip.get(address, 0) + 1
-        hello = Hello(VERSION, VERSION, client.nonce, bool(self._password))
-        client.outlet.put(hello.serialize())
+        assert client.handshake is not None
+        hello = Hello(VERSION, VERSION, client.handshake.nonce, bool(self._password))
+        client.put(hello.serialize())
         self._touched.add(client)
 
-    def perform(self, client: Client) -> None:
-        """Performs the frames that a client's decoder holds, until it must pause or close."""
+    def perform(self, client: Client, intake: Intake | None) -> None:
+        """Performs the frames that came from a client, until it must pause or close.
+
+        Args:
+            intake: of a member; None: what its handshake's decoder holds.
+        """
         try:
-            pause_s = self._perform(client)
+            if intake is None:
+                self._shake_hands(client)
+            if intake is None and client.room is not None:  # it joined: what came behind JOIN
+                intake = client.room.log.receive(None, client.rest, 0)
+            pause_s = None if intake is None else self._take_in(client, intake)
         except TooLarge as exc:
             self.close(client, ErrorCode.TOO_LARGE, str(exc))
         except UnknownVersion as exc:
@@ -542,7 +490,8 @@ class Relay:
             self.close(client, ErrorCode.BAD_FRAME, str(exc))
         except Exception as exc:  # a bug of ours: it costs this client, not its room
             where = traceback.extract_tb(exc.__traceback__)[-1]  # the text might be content
-            self._note("bug", f"{client.name} {type(exc).__name__} in line {where.lineno}")
+            why = f"{type(exc).__name__} in line {where.lineno}"
+            self._note("bug", address=client.name, why=why)
             self.lose(client)
         else:
             if pause_s is not None:
@@ -551,47 +500,66 @@ class Relay:
                 heappush(self._paused, (self.now + pause_s, self._pauses, client))
                 self._touched.add(client)
 
-    def _perform(self, client: Client) -> float | None:
-        """Returns for how many seconds not to read this client, None to go on."""
-        for count, frame in enumerate(client.decoder, 1):
-            wait_s = 0.0
-            kind = frame.type
-            if kind not in LEGAL[client.stage]:
-                raise Malformed(f"a frame of type {kind} is not expected {client.stage.value}")
-            if kind == FrameType.BROADCAST:
-                if len(frame.raw) > 5 + MAX_PAYLOAD_BYTES:
-                    raise TooLarge(f"a payload is at most {MAX_PAYLOAD_BYTES} bytes")
-                broadcast(frame.raw, client)
-                wait_s = client.frame_bucket.spend(1, self.now)
-            elif kind == FrameType.DIRECT:
-                self._direct(frame, client)
-                wait_s = client.direct_bucket.spend(len(frame.raw), self.now)
-            elif kind == FrameType.JOIN:
+    def _shake_hands(self, client: Client) -> None:
+        handshake = client.handshake
+        assert handshake is not None  # it is no member yet
+        for frame in handshake.decoder:
+            handshake.frames += 1
+            if handshake.frames > MAX_HANDSHAKE_FRAMES:
+                raise Malformed(f"more than {MAX_HANDSHAKE_FRAMES} frames {client.stage.value}")
+            if frame.type == FrameType.JOIN and client.stage is Stage.GREETED:
                 self._join(Join.parse(frame.body), client)
-            elif kind == FrameType.PONG:
-                Pong.parse(frame.body)  # any bytes count as one
             else:
-                if kind == FrameType.PING:
-                    client.outlet.put(Pong(Ping.parse(frame.body).token).serialize())
-                    self._touched.add(client)
-                else:
-                    self._rebundle(Rebundle.parse(frame.body), client)
-                wait_s = client.frame_bucket.spend(1, self.now)
-            if client.stage is Stage.CLOSING:
+                self._perform(frame, client)
+            if client.handshake is None:  # a member, or closed
+                return
+
+    def _take_in(self, client: Client, intake: Intake) -> float | None:
+        """Returns for how many seconds not to read this member, None to go on."""
+        bucket, now = client.frame_bucket, self.now
+        # One more than it has left, so that a debt says for how long to wait.
+        most = int(min(FRAMES_A_TURN, max(0.0, bucket.level(now)) + 1))
+        frames = wait_s = 0.0
+        while wait_s <= 0 and frames < FRAMES_A_TURN:
+            before = intake.broadcasts
+            raw = broadcast(self, intake, client, most)
+            wait_s = bucket.spend(intake.broadcasts - before, now)
+            frames += intake.broadcasts - before + 1
+            if raw is None:
+                break
+            wait_s = max(wait_s, self._perform(Frame(raw), client))
+            if client.stage is not Stage.MEMBER:
                 return None
-            if wait_s > 0:
-                return max(wait_s, MIN_PAUSE_S)
-            if count == FRAMES_A_TURN:
-                return 0.0
-        return None
+        client.rest = intake.rest()
+        if wait_s > 0:
+            return max(wait_s, MIN_PAUSE_S)
+        return 0.0 if frames >= FRAMES_A_TURN else None
+
+    def _perform(self, frame: Frame, client: Client) -> float:
+        """Performs a frame that is neither JOIN nor BROADCAST; returns the seconds of its debt."""
+        kind = frame.type
+        if kind not in LEGAL[client.stage]:
+            raise Malformed(f"a frame of type {kind} is not expected {client.stage.value}")
+        if kind == FrameType.DIRECT:
+            self._direct(frame, client)
+            return client.direct_bucket.spend(len(frame.raw), self.now)
+        if kind == FrameType.PONG:
+            Pong.parse(frame.body)  # any bytes count as one
+            return 0.0
+        if kind == FrameType.PING:
+            client.put(Pong(Ping.parse(frame.body).token).serialize())
+            self._touched.add(client)
+        else:
+            self._rebundle(Rebundle.parse(frame.body), client)
+        return client.frame_bucket.spend(1, self.now)
 
     def _join(self, join: Join, client: Client) -> None:
         """The checks of a JOIN, in the order of section 2.3; size and version came before, the
         address when it connected."""
+        assert client.handshake is not None  # it is no member yet
         if self._password:
-            proof = join_proof(
-                self._password, client.nonce, join.room_tag, join.session_id, join.bundle
-            )
+            nonce = client.handshake.nonce
+            proof = join_proof(self._password, nonce, join.room_tag, join.session_id, join.bundle)
             if not hmac.compare_digest(proof, join.proof):
                 text = "wrong password" if any(join.proof) else "this relay needs a password"
                 self.close(client, ErrorCode.PASSWORD, text)
@@ -605,9 +573,11 @@ class Relay:
         if rival is not None:
             # Half-dead connections look alive for long: ask.  A full relay does not shut out who
             # comes back, since that adds no member.
-            client.stage, client.join, client.rival = Stage.WAITING, join, rival
+            assert client.handshake is not None  # it is no member yet
+            client.handshake.join, client.handshake.rival = join, rival
+            client.stage = Stage.WAITING
             client.deadline = self.now + self.limits.challenge_timeout_s
-            rival.challengers.append(client)
+            rival.challengers = (*rival.challengers, client)
             self._ping(rival)
         elif self._members >= self.limits.max_clients:
             text = f"the relay has {self._members} members, which is all it takes"
@@ -623,16 +593,17 @@ class Relay:
         if others:
             room.log.append(Add(join.session_id, join.bundle).serialize())
             self.touched_rooms.add(room)
-        client.outlet.enter(room.log)
-        client.outlet.put(welcome_frames(others), is_lag=False)
+        client.enter(room.log)
+        client.put(welcome_frames(others), is_lag=False)
         self._touched.add(client)
-        client.decoder.limit = MAX_FRAME_BYTES
+        assert client.handshake is not None  # until now
+        client.rest, client.handshake = client.handshake.decoder.rest(), None
         client.room, client.session_id, client.bundle = room, join.session_id, join.bundle
-        client.stage, client.deadline, client.join = Stage.MEMBER, NEVER, None
+        client.stage, client.deadline = Stage.MEMBER, NEVER
         room.members[client.session_id] = client
         self._members += 1
         del self._half_open[client]
-        self._note("join", f"{client.name} session {client.session_id[:4].hex()}")
+        self._note("join", address=client.name, session=client.session_id[:4].hex())
 
     # ------------------------------------------------------------------- being there
 
@@ -640,8 +611,10 @@ class Relay:
         assert sender.room is not None  # a member
         member = sender.room.members.get(Direct.parse(frame.body).session_id)
         if member is not None:  # else dropped silently: who is absent fetches it from others
-            member.outlet.put(frame.raw)
+            member.put(frame.raw)
             self._touched.add(member)
+            self.traffic.frames += 1
+            self.traffic.deliveries += 1
 
     def _rebundle(self, message: Rebundle, sender: Client) -> None:
         assert sender.room is not None  # a member
@@ -649,11 +622,11 @@ class Relay:
         add = Add(sender.session_id, message.bundle).serialize()
         for member in sender.room.members.values():
             if member is not sender:
-                member.outlet.put(add)
+                member.put(add)
         self.touched_rooms.add(sender.room)
 
     def _ping(self, client: Client) -> None:
-        client.outlet.put(Ping(int(self.now * 1000)).serialize())
+        client.put(Ping(int(self.now * 1000)).serialize())
         self._touched.add(client)
 
     # ------------------------------------------------------------------- going
@@ -664,20 +637,21 @@ class Relay:
         if stage in (Stage.CLOSING, Stage.GONE):
             return
         self._linger(client, Error(code, text))
-        why = f"{code.name.lower()}: {text}"
+        name = code.name.lower()
         if stage is Stage.MEMBER:
-            self._leave(client, LEAVE_REASONS[code], why)
+            self.traffic.drops += code is ErrorCode.SLOW_CONSUMER
+            self._leave(client, LEAVE_REASONS[code], f"{name}: {text}")
         else:
             self._withdraw(client)
-            self._note("refused", f"{client.name} {why}")
+            self._note("refused", address=client.name, code=name, why=text)
 
     def _linger(self, client: Client, error: Error) -> None:
         client.stage, client.is_paused = Stage.CLOSING, False
         client.deadline = self.now + self.limits.linger_s
         if error.code == ErrorCode.SLOW_CONSUMER:
-            client.outlet.cut(error.serialize())
+            client.cut(error.serialize())
         else:  # behind what it has yet to receive, its own receipts among it
-            client.outlet.end(error.serialize())
+            client.end(error.serialize())
         self._touched.add(client)
         self._closing[client] = None
         if len(self._closing) > MAX_CLOSING:
@@ -691,9 +665,8 @@ class Relay:
             self._leave(client, LeaveReason.LEFT, "left")
         elif client.stage is not Stage.CLOSING:
             self._withdraw(client)
-            self._note("refused", f"{client.name} closed before it joined")
+            self._note("refused", address=client.name, code="left", why="closed before it joined")
         client.stage, client.is_paused = Stage.GONE, False
-        client.outlet.cut(b"")  # holds on to no segment of the log
         self._closing.pop(client, None)
         self._clients.remove(client)
         self._per_ip[client.address] -= 1
@@ -701,14 +674,15 @@ class Relay:
             del self._per_ip[client.address]
         if client.events:
             self._selector.unregister(client.socket)
-        client.socket.close()
+        client.close()
 
     def _withdraw(self, client: Client) -> None:
         """A connection will not join after all."""
         del self._half_open[client]
-        if client.rival is not None:
-            client.rival.challengers.remove(client)
-            client.rival = None
+        assert client.handshake is not None  # it is no member yet
+        if (rival := client.handshake.rival) is not None:
+            rival.challengers = tuple(c for c in rival.challengers if c is not client)
+        client.handshake = None
 
     def _leave(self, client: Client, reason: LeaveReason, why: str) -> None:
         """Out of the room; the others see DEL, or the ADD that follows where it is replaced."""
@@ -721,12 +695,15 @@ class Relay:
         elif reason is not LeaveReason.REPLACED:
             room.log.append(Del(client.session_id, reason).serialize())
             self.touched_rooms.add(room)
-        self._note("leave", f"{client.name} session {client.session_id[:4].hex()} {why}")
-        waiting, client.challengers = client.challengers, []
+        client.room, client.rest = None, b""
+        session = client.session_id[:4].hex()
+        self._note("leave", address=client.name, session=session, why=why)
+        waiting, client.challengers = client.challengers, ()
         for newcomer in waiting:
-            assert newcomer.join is not None  # it waits
-            newcomer.rival = None
-            self._admit(newcomer.join, newcomer)
+            assert newcomer.handshake is not None  # it waits
+            assert newcomer.handshake.join is not None
+            newcomer.handshake.rival = None
+            self._admit(newcomer.handshake.join, newcomer)
 
     def _replace(self, old: Client) -> None:
         """Nothing came from a session's old connection: who claimed it first has it."""
@@ -734,25 +711,51 @@ class Relay:
         self._linger(old, Error(ErrorCode.SESSION_IN_USE, text))
         self._leave(old, LeaveReason.REPLACED, "replaced by a new connection")
 
+    def _wake_up(self) -> None:
+        asked = self._waker.recv(4096)
+        if _STATUS in asked:
+            self._is_status_due = True
+        if _STOP in asked and not self._is_stopping:
+            self._begin_stop()
+
     def _begin_stop(self) -> None:
         """Tells everybody, behind all that they have yet to receive."""
         self._is_stopping = True
-        self._note("stop", f"{self._members} members")
-        self._selector.unregister(self._waker)
+        self._note("stop", members=self._members)
         if self._accept_at == NEVER:
             self._selector.unregister(self._listener)
         self._listener.close()
         for client in self._clients:
             if client.stage is not Stage.CLOSING:
                 error = Error(ErrorCode.SHUTDOWN, "the relay is going down")
-                client.outlet.put(error.serialize())
+                client.put(error.serialize())
                 client.stage, client.is_paused = Stage.CLOSING, False
+                client.room, client.handshake = None, None
                 client.deadline = self.now + self.limits.linger_s
                 self._touched.add(client)
 
-    def _note(self, kind: str, text: str) -> None:
+    # ------------------------------------------------------------------- being watched
+
+    def _note_status(self) -> None:
+        """One line: what is there now, and what went through since the line before."""
+        seconds = max(0.001, self.now - self.traffic.since)
+        lags = [client.lag for client in self._clients]
+        self._note(
+            "status",
+            members=self._members,
+            rooms=len(self._rooms),
+            frames_per_s=round(self.traffic.frames / seconds, 1),
+            deliveries_per_s=round(self.traffic.deliveries / seconds, 1),
+            bytes_in_per_s=round(self.traffic.bytes_in / seconds),
+            bytes_out_per_s=round(self.traffic.bytes_out / seconds),
+            most_lag_bytes=max(lags, default=0),
+            drops=self.traffic.drops,
+        )
+        self.traffic = Traffic(since=self.now, drops=self.traffic.drops)
+
+    def _note(self, kind: str, **fields: str | float) -> None:
         if self._log is not None:
-            self._log.line(kind, text)
+            self._log.event(kind, **fields)
 
 
 # --------------------------------------------------------------------------- the process
@@ -783,10 +786,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = Limits(
         max_clients=options.max_clients, max_per_ip=options.max_per_ip, rate=options.rate
     )
-    chat_daemon.raise_file_limit(limits.max_clients + limits.max_half_open + MAX_CLOSING + 64)
-    log = chat_daemon.log_to_stderr()
+    rooms_with_files = limits.max_clients // SENDFILE_RECEIVERS
+    connections = limits.max_clients + limits.max_half_open + MAX_CLOSING
+    chat_daemon.raise_file_limit(connections + rooms_with_files + 64)
+    log = chat_daemon.log_to_stderr(as_json=options.log_format == "json")
     try:
-        relay = start_server(options.host, options.port, password=password, limits=limits, log=log)
+        relay = start_server(
+            options.host,
+            options.port,
+            password=password,
+            limits=limits,
+            log=log,
+            senders=options.senders,
+            status_interval_s=options.status_interval,
+        )
     except OSError as exc:
         if log is not None:
             log.close()
@@ -794,6 +807,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     handled = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, lambda *_: relay.request_stop()) for number in handled]
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda *_: relay.request_status())
     if options.exit_with_stdin:
         threading.Thread(target=_stop_with_stdin, args=(relay,), name="stdin", daemon=True).start()
     host, port = relay.address

@@ -390,6 +390,10 @@ class FrameDecoder:
             buffer.clear()
             self._at = 0
 
+    def rest(self) -> bytes:
+        """What was fed and not yielded yet."""
+        return bytes(self._buffer[self._at :])
+
 
 # --------------------------------------------------------------------------- the relay's messages
 

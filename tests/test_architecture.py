@@ -27,6 +27,7 @@ FLOORS = {
     "chat_settings": 3,
     "chat_profile": 3,
     "chat_fanout": 4,
+    "chat_members": 4,
     "chat_daemon": 4,
     "chat_server": 4,
     "chat_engine": 4,
@@ -38,9 +39,10 @@ NEIGHBOURS = {
     "chat_feeds": {"chat_messages"},
     "chat_history": {"chat_session"},
     "chat_settings": {"chat_profile"},
-    "chat_server": {"chat_fanout", "chat_daemon"},
+    "chat_members": {"chat_fanout"},
+    "chat_server": {"chat_members", "chat_fanout", "chat_daemon"},
 }
-RELAY = {"chat_server", "chat_fanout", "chat_daemon"}
+RELAY = {"chat_server", "chat_members", "chat_fanout", "chat_daemon"}
 MODULES = sorted(FLOORS)
 
 

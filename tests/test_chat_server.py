@@ -27,7 +27,8 @@ import chat_daemon
 import chat_fanout
 import chat_server
 from chat_fanout import Log, Outlet, Segment
-from chat_server import Limits, Relay, start_server
+from chat_members import Limits
+from chat_server import Relay, start_server
 from chat_wire import (
     MAX_BUNDLE_BYTES,
     MAX_FRAME_BYTES,
