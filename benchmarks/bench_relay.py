@@ -169,7 +169,10 @@ def throughput(bench: Bench, systems: Sequence[System], options: argparse.Namesp
                     note = "  the generator was the limit" if busy > GENERATOR_LIMIT else ""
                     print_row(system.name, rate.show(), ratio(rate.median * 1000, peer),
                               row["cpu_per_million"].show(".3f"), load + note)  # fmt: skip
-                    rows.append({"system": system.name, "is_relay": system.is_relay, **cell, **row})
+                    kept = {key: row[key] for key in row if key not in ("deliveries", "seconds")}
+                    rows.append(
+                        {"system": system.name, "is_relay": system.is_relay, **cell, **kept}
+                    )
     return rows
 
 
@@ -345,6 +348,16 @@ def rounded(value: Any) -> Any:
     return {k: rounded(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+def one_row_a_line(results: Row) -> str:
+    """JSON whose changes a person can read."""
+
+    def lines(value: Any) -> str:
+        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in value)
+        return f"[\n  {rows}\n ]" if isinstance(value, list) else json.dumps(value)
+
+    return "{\n " + ",\n ".join(f'"{key}": {lines(results[key])}' for key in results) + "\n}\n"
+
+
 def write_chart(rows: list[Row], options: argparse.Namespace) -> Path:
     """The chart that README shows: one sender, the smallest window."""
     senders, window = options.senders[0], options.windows[0]
@@ -437,7 +450,7 @@ def run(options: argparse.Namespace) -> None:
         before = json.loads(path.read_text("utf-8"))
         if before["machine"]["commit"] == facts["commit"]:
             results = before | results
-    path.write_text(json.dumps(rounded(results), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(one_row_a_line(rounded(results)), "utf-8")
     print(f"\nwritten: {path.relative_to(ROOT)}")
     if "throughput" in results:
         print(f"written: {write_chart(results['throughput'], options).relative_to(ROOT)}")
