@@ -14,7 +14,7 @@ help:
 	@echo 'make run      start a relay on this computer and chat (ARGS="--name alice" adds flags)'
 	@echo 'make install  only what running needs, into .venv'
 	@echo 'make test     everything that checks the project'
-	@echo 'make bench    messages a second, and where the time goes'
+	@echo 'make bench    the relay beside redis, nats, mosquitto; then a client (ARGS=--quick: a minute)'
 	@echo 'make clean    remove .venv and everything made'
 
 run: $(VENV)/.run
@@ -27,9 +27,18 @@ test: $(VENV)/.test
 	@echo '== mypy' && $(BIN)/mypy --no-error-summary *.py tests benchmarks
 	@echo '== pytest' && $(BIN)/python -m pytest -q -n 3 $(ARGS)
 
-bench: $(VENV)/.test
-	@$(BIN)/python benchmarks/bench_chat.py $(ARGS)
-	@$(BIN)/python benchmarks/bench_chat.py --profile $(ARGS)
+bench: build/loadgen build/attack $(VENV)/.test
+	@$(BIN)/python benchmarks/bench_relay.py $(ARGS)
+	@$(BIN)/python benchmarks/bench_chat.py
+	@$(BIN)/python benchmarks/bench_chat.py --profile
+
+# In C, since a load generator in Python would measure itself.
+build/%: benchmarks/%.c
+	@test "$$(uname)" = Linux || { echo 'make bench needs Linux' >&2; exit 1; }
+	@command -v gcc >/dev/null || { echo 'make bench needs a C compiler' \
+		'(on Debian and Ubuntu: apt install gcc libc6-dev)' >&2; exit 1; }
+	@mkdir -p build
+	@gcc -O2 -std=gnu11 -Wall -Wextra -o $@ $<
 
 # A stamp for each of the two sets, so that a second call starts at once and needs no network.
 # setuptools would warn that the folder's modules are imported from the folder: that is the point.
