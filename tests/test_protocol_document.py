@@ -25,6 +25,7 @@ from make_vectors_crypto import stretched
 
 import chat_feeds
 import chat_link
+import chat_members
 import chat_messages
 import chat_roster
 import chat_server
@@ -261,13 +262,13 @@ def test_the_numbers_are_the_codes(number: str, table: int, ours: type[IntEnum])
 def test_a_frames_sender_is_who_the_relay_takes_it_from() -> None:
     rows = tables("2.2")[0]
     from_clients = {FrameType[row[1]] for row in rows if row[2] in ("client", "both")}
-    assert from_clients == set().union(*chat_server.LEGAL.values())
+    assert from_clients == set().union(*chat_members.LEGAL.values())
     assert {row[2] for row in rows} == {"client", "relay", "both"}
 
 
 def test_what_a_del_says_after_an_error_is_the_codes() -> None:
     written = {row[1].upper(): row[3].upper() for row in tables("2.2")[1] if row[3]}
-    ours = {code.name: reason.name for code, reason in chat_server.LEAVE_REASONS.items()}
+    ours = {code.name: reason.name for code, reason in chat_members.LEAVE_REASONS.items()}
     del ours["VERSION"]  # a member sends none: it is JOIN's
     assert written == ours
 
@@ -359,7 +360,16 @@ def test_a_message_is_bound_to_all_that_stands_before_its_nonce() -> None:
 # --------------------------------------------------------------------------------------------------
 # limits
 
-MODULES = (chat_feeds, chat_link, chat_messages, chat_roster, chat_session, chat_wire, crypto_utils)
+MODULES = (
+    chat_feeds,
+    chat_link,
+    chat_messages,
+    chat_roster,
+    chat_server,
+    chat_session,
+    chat_wire,
+    crypto_utils,
+)
 
 
 def constant(name: str) -> float:
@@ -380,6 +390,7 @@ RELAYS = {
     "bundle": "MAX_BUNDLE_BYTES",
     "payload": "MAX_PAYLOAD_BYTES",
     "error text": "MAX_ERROR_TEXT_BYTES",
+    "frames before WELCOME": "MAX_HANDSHAKE_FRAMES",
     "ping": "PING_INTERVAL_S",
 }
 LIMITS = {
@@ -434,12 +445,12 @@ def written_limits(number: str) -> dict[str, float]:
 
 
 def test_the_relays_limits_are_the_codes() -> None:
-    ours = {name: float(getattr(chat_server.Limits(), key)) for name, key in LIMITS.items()}
+    ours = {name: float(getattr(chat_members.Limits(), key)) for name, key in LIMITS.items()}
     ours |= {name: constant(key) for name, key in RELAYS.items()}
     assert written_limits("2.5") == ours
-    every = set(vars(chat_server.Limits())) - {"is_loopback_exempt"}  # said in words
+    every = set(vars(chat_members.Limits())) - {"is_loopback_exempt"}  # said in words
     assert set(LIMITS.values()) == every
-    assert chat_server.Limits().is_loopback_exempt
+    assert chat_members.Limits().is_loopback_exempt
     assert chat_server.DISCARD_BYTES == 1024 * 1024
 
 
