@@ -176,9 +176,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Refuse:
-    """A typed line that was not taken, so that it can be given back to the person."""
+    """A typed line that was not taken."""
 
-    text: str
+    text: str  # to be given back to the person, for mending; "": nothing
 
 
 @dataclass(frozen=True)
@@ -899,7 +899,8 @@ class Session:
                     f"there is no command /{name}: nothing was sent; /help lists them, "
                     f"and //{name} says it as text"
                 )
-                return [Show(Line(Kind.ERROR, sentence)), Refuse(line)]
+                # Not given back: what is typed next is another command, and would stand behind it.
+                return [Show(Line(Kind.ERROR, sentence)), Refuse("")]
 
     def _say(self, conversation: _Conversation, text: str, line: str, now: Moment) -> Effects:
         try:

@@ -295,9 +295,14 @@ def test_a_person_gets_back_what_was_refused_and_leaves_with_0(
     relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = BadInput("not UTF-8", "x\\xff")
-    person = Person("/frobnicate", "mended", bad, "exit", interactive=True)
+    person = Person("/msg nobody hello", "mended", bad, "exit", interactive=True)
     assert chats(monkeypatch, person, tmp_path, *at(relay)) == 0
-    assert person.prompts[:4] == [("> ", ""), ("> ", "/frobnicate"), ("> ", ""), ("> ", "x\\xff")]
+    assert person.prompts[:4] == [
+        ("> ", ""),
+        ("> ", "/msg nobody hello"),
+        ("> ", ""),
+        ("> ", "x\\xff"),
+    ]
 
 
 def test_what_stands_behind_an_exit_was_not_meant(
