@@ -22,12 +22,13 @@ import subprocess
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType as StackFrame
-from typing import NoReturn
+from types import TracebackType
+from typing import Self
 
 from blockchain import StoreError
 from chat_engine import Engine, now
@@ -36,8 +37,8 @@ from chat_link import CannotConnect, Inbox, Link, connect
 from chat_messages import MAX_NICK_CHARACTERS, check_nick
 from chat_profile import Profile, ProfileError, verify_profile
 from chat_session import Session
-from chat_settings import Settings, UsageError, parse_port, read_settings
-from chat_terminal import BadInput, Kind, Line, Terminal, open_terminal
+from chat_settings import Settings, UsageError, parse_address, parse_port, read_settings
+from chat_terminal import BadInput, Kind, Line, Terminal, escape, open_terminal
 from chat_wire import DEFAULT_PORT
 from crypto_utils import EncryptionManager, RoomSecret
 
@@ -47,6 +48,9 @@ _TRIES = 3  # how often a person at a terminal is asked again
 _RELAY_STOP_S = 5.0
 # How long a client that was told to end by a signal still waits for receipts.
 _SIGNAL_LINGER_S = 2.0
+# And how long after that it may still take to end, for somebody may not read what we print.
+_GIVE_UP_S = 10.0
+_MAX_PASSWORD_BYTES = 4096  # as the relay has it
 
 
 class _Exit(Exception):
@@ -58,7 +62,73 @@ class _Exit(Exception):
 
 
 class _Ended(BaseException):
-    """SIGTERM or SIGHUP: raised in the prompt's thread so that it stops waiting for a line."""
+    """SIGTERM or SIGHUP: raised in the prompt's thread so that it stops waiting."""
+
+
+class _Signals:
+    """What Ctrl-C, SIGTERM and SIGHUP do: they end whatever the prompt's thread waits for.
+
+    Between its waits nothing may be left half done, such as a child without an owner or a thread
+    that nobody joins.  There a signal is noted and ends the next wait.  A second one kills, and so
+    does our own clock where the end takes too long: what counts is on disk by then, and a relay of
+    ours ends with us.
+    """
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None  # told of the end whatever becomes of the exception
+        self._waits = False
+        self._noted: type[BaseException] | None = None
+        self._count = 0
+        self._clock: threading.Timer | None = None
+        self._before: dict[int, Callable[[int, StackFrame | None], object] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # Ignored is how nohup and shells keep a signal from us.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._came)
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _problem: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._clock is not None:
+            self._clock.cancel()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Where a signal raises KeyboardInterrupt or _Ended."""
+        try:
+            self._waits = True
+            if self._noted is not None:
+                raise self._noted
+            yield
+        except (KeyboardInterrupt, _Ended):
+            if self._clock is None:
+                self._clock = threading.Timer(_SIGNAL_LINGER_S + _GIVE_UP_S, os._exit, (1,))
+                self._clock.daemon = True
+                self._clock.start()
+            raise
+        finally:
+            self._waits, self._noted = False, None
+
+    def _came(self, number: int, _frame: StackFrame | None) -> None:
+        self._count += 1
+        is_ctrl_c = number == signal.SIGINT
+        if self.engine is not None and not is_ctrl_c:
+            self.engine.leave(_SIGNAL_LINGER_S)
+        if self._waits:
+            raise KeyboardInterrupt if is_ctrl_c else _Ended
+        if self._count > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._noted = KeyboardInterrupt if is_ctrl_c else _Ended
 
 
 def mine_and_send_message(engine: Engine, message: str, *, wait: bool = False) -> str:
@@ -84,69 +154,66 @@ def receive_messages(link: Link) -> None:
 def start_client(settings: Settings) -> int:
     """Runs the chat from its first question to its end, and returns the exit code."""
     terminal = open_terminal(plain=settings.plain, quiet=settings.quiet)
-    relay: _Relay | None = None
-    try:
-        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
-            if number is not None:
-                signal.signal(number, _end)
-        with (
-            ThreadPoolExecutor(1) as maker,
-            Profile.open(settings.home, settings.profile) as profile,
-        ):
-            sek = maker.submit(EncryptionManager)  # made while the person answers
-            _say_profile(terminal, profile, settings)
-            nick = _nick(settings, profile)
-            if settings.host is not None:
-                relay = _Relay(settings, terminal)
-                address = ("127.0.0.1", relay.port)
-                sock = connect(*address)
-            else:
-                sock = _ask_and_connect(settings, terminal)
-            inbox = Inbox()
-            return _chat(settings, terminal, profile, nick, sek, Link(sock, inbox), inbox)
-    except _Exit as exc:
-        if str(exc):
+    with _Signals() as signals:
+        try:
+            return _run(settings, terminal, signals)
+        except _Exit as exc:
+            if str(exc):
+                terminal.show(Line(Kind.ERROR, str(exc)))
+            return exc.code
+        except ProfileError as exc:
             terminal.show(Line(Kind.ERROR, str(exc)))
-        return exc.code
-    except (ProfileError, StoreError) as exc:
-        terminal.show(Line(Kind.ERROR, str(exc)))
-        return 6
-    except CannotConnect as exc:
-        terminal.show(Line(Kind.ERROR, str(exc)))
-        return 3
-    except _Ended:
-        return 0
-    finally:
-        if relay is not None:
-            relay.stop()
-        terminal.close()
+            return 6
+        except StoreError as exc:
+            hint = "put the profile back from a copy, or start anew with --profile NAME"
+            terminal.show(Line(Kind.ERROR, f"{exc}: {hint}"))
+            return 6
+        except CannotConnect as exc:
+            terminal.show(Line(Kind.ERROR, str(exc)))
+            return 3
+        except (KeyboardInterrupt, _Ended):
+            return 0
+        finally:
+            terminal.close()
 
 
-def _end(_number: int, _frame: StackFrame | None) -> NoReturn:
-    raise _Ended
+def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
+    """Everything that may take long comes before the connection: a relay waits 5 s for a JOIN."""
+    password = _password(settings)
+    with ExitStack() as stack:
+        maker = stack.enter_context(ThreadPoolExecutor(1))
+        sek = maker.submit(EncryptionManager)  # made while the person answers
+        with signals.waiting():
+            profile = stack.enter_context(Profile.open(settings.home, settings.profile))
+            room = RoomSecret.open_room(settings.room)
+            memory, balance = recall(profile.chain, room), profile.balance()
+        _say_profile(terminal, profile, settings)
+        nick = _nick(settings, profile)
+        if settings.host is None:
+            with signals.waiting():
+                sock = stack.enter_context(_ask_and_connect(settings, terminal, sek))
+        else:
+            relay = _Relay(settings, terminal, profile.path)
+            stack.callback(relay.stop)
+            with signals.waiting():
+                sek.result()
+                sock = stack.enter_context(connect("127.0.0.1", relay.port()))
+        session = Session(
+            profile.keystore,
+            room,
+            nick,
+            sek.result(),
+            now(),
+            memory=memory,
+            password=password,
+            linger_s=settings.linger_s,
+        )
+        inbox = Inbox()
+        engine = Engine(profile, session, terminal, inbox, balance)
+        return _chat(terminal, engine, Link(sock, inbox), signals)
 
 
-def _chat(
-    settings: Settings,
-    terminal: Terminal,
-    profile: Profile,
-    nick: str,
-    sek: Future[EncryptionManager],
-    link: Link,
-    inbox: Inbox,
-) -> int:
-    room = RoomSecret.open_room(settings.room)
-    session = Session(
-        profile.keystore,
-        room,
-        nick,
-        sek.result(),
-        now(),
-        memory=recall(profile.chain, room),
-        password=_password(settings),
-        linger_s=settings.linger_s,
-    )
-    engine = Engine(profile, session, terminal, inbox, profile.balance())
+def _chat(terminal: Terminal, engine: Engine, link: Link, signals: _Signals) -> int:
     engine.attach(link)
     threads = [
         threading.Thread(target=receive_messages, args=(link,), name="network"),
@@ -154,47 +221,64 @@ def _chat(
     ]
     for thread in threads:
         thread.start()
-    unreadable = 0
+    signals.engine = engine
+    prompt = _Prompt(engine, terminal)
     try:
-        engine.ready.wait()
-        unreadable = _prompt(engine, terminal)
-    except (_Ended, KeyboardInterrupt):
+        with signals.waiting():
+            engine.ready.wait()
+            prompt.run()
+    except (KeyboardInterrupt, _Ended):
         engine.leave(_SIGNAL_LINGER_S)
-    for thread in threads:
-        _join(thread, engine)
-    lost = engine.refused + unreadable
-    if lost and not terminal.interactive and engine.exit_code == 0:
+    except BaseException:  # a fault in this program: it ends with a word, and not in a wait
+        engine.leave(0.0)
+        raise
+    finally:
+        while not engine.over.is_set():
+            try:
+                with signals.waiting():
+                    engine.over.wait()
+            except (KeyboardInterrupt, _Ended):  # the person does not want to wait
+                engine.leave(0.0)
+        for thread in threads:
+            thread.join()
+    lost = engine.refused + prompt.unreadable
+    if not engine.has_quit:  # what stands behind an `exit` in a file was not meant to be sent
+        lost += max(0, engine.untaken - prompt.ended) + prompt.late
+    if lost and not terminal.interactive:
         many = "s were" if lost > 1 else " was"
-        raise _Exit(3, f"{lost} line{many} not sent, see above")
+        raise _Exit(engine.exit_code or 3, f"{lost} line{many} not sent")
     return engine.exit_code
 
 
-def _join(thread: threading.Thread, engine: Engine) -> None:
-    """Waits for the thread; a signal meanwhile means that the person does not want to wait."""
-    while thread.is_alive():
-        try:
-            thread.join()
-        except (_Ended, KeyboardInterrupt):
-            engine.leave(0.0)
+class _Prompt:
+    """Reads lines until the person leaves, and counts those that came to nothing."""
 
+    def __init__(self, engine: Engine, terminal: Terminal) -> None:
+        self.unreadable = 0  # no text, or too long for a line
+        self.ended = 0  # 1: the last line submitted is the /quit that the end of input means
+        self.late = 0  # read, when the session was over
+        self._engine = engine
+        self._terminal = terminal
 
-def _prompt(engine: Engine, terminal: Terminal) -> int:
-    """Reads lines until the person leaves; returns how many could not be read at all."""
-    draft, unreadable = "", 0
-    while not engine.leaving.is_set():
-        try:
-            line = terminal.read_line("> ", draft)
-        except BadInput as exc:
-            terminal.show(Line(Kind.ERROR, str(exc)))
-            draft, unreadable = exc.text, unreadable + 1
-            continue
-        # The end of input leaves, after all that was typed before.
-        draft = mine_and_send_message(
-            engine, "/quit" if line is None else line, wait=terminal.interactive
-        )
-        if line is None:
-            break
-    return unreadable
+    def run(self) -> None:
+        """Until the session is leaving."""
+        draft = ""
+        while not self._engine.leaving.is_set():
+            try:
+                line = self._terminal.read_line("> ", draft)
+            except BadInput as exc:
+                self._terminal.show(Line(Kind.ERROR, str(exc)))
+                self.unreadable += 1
+                draft = exc.text if self._terminal.interactive else ""
+                continue
+            is_person = self._terminal.interactive
+            if line is None:  # leave, after all that was typed before
+                late = mine_and_send_message(self._engine, "/quit", wait=is_person)
+                self.ended = int(not late)
+                break
+            left = mine_and_send_message(self._engine, line, wait=is_person)
+            draft = left if is_person else ""
+            self.late += bool(left) and not is_person
 
 
 # --------------------------------------------------------------------------- before the chat
@@ -245,18 +329,22 @@ def _password(settings: Settings) -> bytes:
     if path is None:
         return b""
     try:
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise _Exit(2, f"{path} can be read by others: chmod 600 {path}")
-        with path.open(encoding="utf-8") as file:
-            line = file.readline(4096).rstrip("\r\n")
+        with path.open("rb") as file:
+            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+                raise _Exit(2, f"{path} can be read by others: chmod 600 {path}")
+            line = file.readline(_MAX_PASSWORD_BYTES + 1).rstrip(b"\r\n")
+        password = unicodedata.normalize("NFC", line.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as exc:
         raise _Exit(2, f"{path} cannot be read: {exc}") from exc
-    if not line:
-        raise _Exit(2, f"{path} has an empty first line: the password stands there")
-    return unicodedata.normalize("NFC", line).encode()
+    if not 0 < len(line) <= _MAX_PASSWORD_BYTES:
+        size = f"1 to {_MAX_PASSWORD_BYTES} bytes"
+        raise _Exit(2, f"{path} has no first line of {size}: the password stands there")
+    return password.encode()
 
 
-def _ask_and_connect(settings: Settings, terminal: Terminal) -> socket.socket:
+def _ask_and_connect(
+    settings: Settings, terminal: Terminal, sek: Future[EncryptionManager]
+) -> socket.socket:
     """The relay's address, asked for where the settings have none, and a connection to it.
 
     A person at a terminal is asked again, three times in all; a pipe is not.
@@ -267,6 +355,7 @@ def _ask_and_connect(settings: Settings, terminal: Terminal) -> socket.socket:
         try:
             server = settings.server or _ask_address(terminal)
             port = settings.port or (_ask_port(terminal) if asks else DEFAULT_PORT)
+            sek.result()
             return connect(server, port)
         except CannotConnect as exc:
             problem = _Exit(3, str(exc))
@@ -278,10 +367,7 @@ def _ask_and_connect(settings: Settings, terminal: Terminal) -> socket.socket:
 
 
 def _ask_address(terminal: Terminal) -> str:
-    address = _ask(terminal, "Enter server IP: ")
-    if not address:
-        raise ValueError("an address looks like 192.168.1.5; the relay prints its own")
-    return address
+    return parse_address(_ask(terminal, "Enter server IP: "))
 
 
 def _ask_port(terminal: Terminal) -> int:
@@ -301,56 +387,71 @@ def _ask(terminal: Terminal, question: str) -> str:
 class _Relay:
     """The relay that --host starts: a child that ends when its stdin, which we hold, closes."""
 
-    def __init__(self, settings: Settings, terminal: Terminal) -> None:
-        """Starts it and waits until it listens.  Raises _Exit."""
+    def __init__(self, settings: Settings, terminal: Terminal, folder: Path) -> None:
+        """Starts it; whoever does must `stop` it.  Raises _Exit.
+
+        Args:
+            folder: of the profile, which is ours alone while we run, and so is the log in it.
+        """
         command = [sys.executable, str(Path(__file__).with_name("chat_server.py"))]
         command += ["--port", str(settings.host), "--exit-with-stdin"]
         if settings.password_file is not None:
-            command += ["--password-file", str(settings.password_file)]
-        self._log_path = settings.home / "relay.log"
+            command.append(f"--password-file={settings.password_file}")
+        self._log_path = folder / "relay.log"
         self._terminal = terminal
-        with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own file, no shell
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                encoding="utf-8",
-                start_new_session=True,  # a Ctrl-C at our prompt is not for the relay
-            )
-        self.port = self._await_port()
-        self._pump = threading.Thread(target=self._show_rest, name="relay", daemon=True)
-        self._pump.start()
+        self._pump: threading.Thread | None = None
+        try:
+            log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own file, no shell
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
+                    start_new_session=True,  # a Ctrl-C at our prompt is not for the relay
+                )
+            finally:
+                os.close(log)
+        except OSError as exc:
+            raise _Exit(1, f"the relay cannot be started: {exc}") from exc
 
-    def _await_port(self) -> int:
+    def port(self) -> int:
+        """Waits until it listens.  Raises _Exit."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("Listening on "):
+                self._pump = threading.Thread(target=self._show_rest, name="relay", daemon=True)
+                self._pump.start()
                 return int(line.rsplit(":", 1)[1])
-        self._end()
+        self.stop()
         said = self._log_path.read_text("utf-8", "replace").strip().splitlines()
         reason = said[-1].removeprefix("chainroom-server: ") if said else "it said nothing"
-        raise _Exit(self._process.returncode or 3, f"the relay did not start: {reason}")
+        raise _Exit(max(self._process.returncode, 0) or 3, f"the relay did not start: {reason}")
 
     def _show_rest(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._terminal.show(Line(Kind.NOTICE, line.rstrip("\n")))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._terminal.show(Line(Kind.NOTICE, line.rstrip("\n")))
 
     def stop(self) -> None:
         """Closes the pipe; the relay tells its members and ends."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._pump.join()
-        self._end()
-
-    def _end(self) -> None:
-        with self._process:  # closes its pipes
-            try:
-                self._process.wait(_RELAY_STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        assert self._process.stdout is not None
+        with suppress(OSError):  # it is gone already
+            self._process.stdin.close()
+        try:
+            self._process.wait(_RELAY_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._pump is None:
+            self._process.stdout.close()
+        else:  # in vain where nobody reads what we print; it is a daemon
+            self._pump.join(_RELAY_STOP_S)
 
 
 # --------------------------------------------------------------------------- subcommands
@@ -358,17 +459,30 @@ class _Relay:
 
 def _history(settings: Settings, terminal: Terminal) -> int:
     with Profile.open(settings.home, settings.profile, create=False) as profile:
-        for line in history(profile.chain, settings.count, settings.find):
+        code, before = _say_verdict(profile, terminal)
+        for line in history(profile.chain, settings.count, settings.find, before=before):
             terminal.show(line)
-    return 0
+    return code
 
 
 def _wallet(settings: Settings, terminal: Terminal) -> int:
     with Profile.open(settings.home, settings.profile, create=False) as profile:
-        balance, index = profile.balance(), profile.chain.get_latest_block().index
+        code, _ = _say_verdict(profile, terminal)
+        balance, checked = profile.balance(), profile.verdict.index
     coins = f"{balance} coin{'' if balance == 1 else 's'}"
-    terminal.show(Line(Kind.DIALOGUE, f"{coins}, from the chain up to block {index}"))
-    return 0
+    source = f"the chain up to block {checked - 1}" if checked else "no block of the chain"
+    terminal.show(Line(Kind.DIALOGUE, f"{coins}, from {source}"))
+    return code
+
+
+def _say_verdict(profile: Profile, terminal: Terminal) -> tuple[int, int | None]:
+    """The exit code, and the first block that cannot be relied on, if there is one."""
+    verdict = profile.verdict
+    if verdict.ok:
+        return 0, None
+    text = f"HISTORY TAMPERED: {verdict}: {verdict.sentence}"
+    terminal.show(Line(Kind.ALERT, f"{text}; what follows is from the blocks before it"))
+    return verdict.exit_code, verdict.index
 
 
 def _verify(settings: Settings, terminal: Terminal) -> int:
@@ -391,7 +505,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv, os.environ)
     except UsageError as exc:
-        print(f"chainroom: {exc}", file=sys.stderr)
+        print(f"chainroom: {escape(str(exc))}", file=sys.stderr)
         return 2
     if settings.command == "chat":
         return start_client(settings)
@@ -406,6 +520,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ProfileError, StoreError) as exc:
         terminal.show(Line(Kind.ERROR, str(exc)))
         return 6
+    except KeyboardInterrupt:  # before it was done, so it is not known to be well
+        return 1
     finally:
         terminal.close()
 

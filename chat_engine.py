@@ -17,9 +17,9 @@ import threading
 import time
 from dataclasses import dataclass
 
-from blockchain import StoreFailed
+from blockchain import StoreFailed, StoreUnreadable
 from chat_history import history
-from chat_link import Inbox, Link, Lost, Received
+from chat_link import Inbox, Link, Lost, Received, fault
 from chat_profile import Profile
 from chat_session import (
     Append,
@@ -49,6 +49,7 @@ _MOST_LINES = 64
 MAX_WAITING_LINES = 256  # typed or piped, not yet taken
 MAX_OUT_BYTES = 1024 * 1024  # beyond it no typed lines are taken until the relay has read
 _HISTORY_DEFAULT = 20
+_LOOK_S = 0.1  # how soon somebody who waits for the engine notices that it has ended
 
 
 def now() -> Moment:
@@ -81,7 +82,8 @@ class Engine:
         self.ready = threading.Event()  # lines may be typed, or `over` is set
         self.leaving = threading.Event()  # no more lines are taken
         self.over = threading.Event()
-        self.refused = 0  # typed lines that were not taken
+        self.refused = 0  # typed lines that the session did not take
+        self.has_quit = False  # a typed line ended the session, so what follows it is not missed
         self._profile = profile
         self._chain = profile.chain
         self._wallet = CryptoWallet(balance)
@@ -89,6 +91,7 @@ class Engine:
         self._terminal = terminal
         self._inbox = inbox
         self._link: Link | None = None
+        self._key_maker: threading.Thread | None = None
         self._lines: queue.Queue[_Typed] = queue.Queue(MAX_WAITING_LINES)
 
     # ----------------------------------------------------------------- for other threads
@@ -100,22 +103,30 @@ class Engine:
             wait: until it was dealt with, so that the prompt comes back below what it led to.
 
         Returns:
-            the text if it was refused, for the person to mend; else "".
+            the text if it was refused, for the person to mend, or came too late; else "".
         """
         typed = _Typed(text, threading.Event() if wait else None)
-        while not self.over.is_set():
+        while True:
+            if self.over.is_set():
+                return text
             try:
-                self._lines.put(typed, timeout=1.0)
+                self._lines.put(typed, timeout=_LOOK_S)
                 break
             except queue.Full:
                 continue
         self._inbox.put(typed)  # wakes the engine; the line itself stays in its own queue
-        while typed.done and not (typed.done.wait(1.0) or self.over.is_set()):
+        while typed.done and not (typed.done.wait(_LOOK_S) or self.over.is_set()):
             continue
         return typed.refused
 
+    @property
+    def untaken(self) -> int:
+        """After `over`: submitted lines that the session ended before."""
+        return self._lines.qsize()
+
     def leave(self, within_s: float) -> None:
-        """A signal: the session ends within this time, whatever is confirmed by then."""
+        """A signal, maybe inside its handler: the session ends within this time, whatever is
+        confirmed by then."""
         self._inbox.put(_LeaveWithin(within_s))
 
     def attach(self, link: Link) -> None:
@@ -125,27 +136,34 @@ class Engine:
     # ----------------------------------------------------------------- the thread
 
     def run(self) -> None:
-        """Until the session is over."""
+        """Until the session is over, or the chain fails, or there is a fault in this program."""
         try:
             self._perform(self._session.connected())
             while not self.over.is_set():
                 self._turn()
         except StoreFailed as exc:
-            self._show(
-                Kind.ERROR, f"your chain cannot be written, so nothing more is sent or shown: {exc}"
-            )
-            self.exit_code = 1
+            self._fail(f"your chain cannot be written, so nothing more is sent or shown: {exc}")
+        except Exception as exc:
+            self._fail(fault(exc))
         finally:
+            for event in (self.over, self.leaving, self.ready):
+                event.set()  # before all else: nobody may wait for what does not come
             if self._link is not None:
                 self._link.close()
-            for event in (self.over, self.leaving, self.ready):
-                event.set()
             self._terminal.end_input()
+            if self._key_maker is not None:
+                self._key_maker.join()
+
+    def _fail(self, text: str) -> None:
+        self.exit_code = 1
+        self._show(Kind.ERROR, text)
 
     def _turn(self) -> None:
         effects: list[Effect] = []
-        full = self._inbox.waiting_bytes > 0
-        for item in self._inbox.take(_TICK_S, _MOST_ITEMS):
+        items = self._inbox.take(_TICK_S, _MOST_ITEMS)
+        if self._link is not None and any(isinstance(item, Received) for item in items):
+            self._link.wake()  # it may have stopped reading for us
+        for item in items:
             match item:
                 case Received(frames, _):
                     for frame in frames:
@@ -158,11 +176,10 @@ class Engine:
                     effects += self._session.session_key_made(item, now())
                 case _LeaveWithin(seconds):
                     effects += self._session.leave(now(), seconds)
-        if full and self._link is not None:
-            self._link.wake()  # it may have stopped reading for us
         self._perform(effects)
-        done = self._take_lines()
-        self._perform(self._session.tick(now(), self._chain.head()))
+        done = [] if self.over.is_set() else self._take_lines()
+        if not self.over.is_set():
+            self._perform(self._session.tick(now(), self._chain.head()))
         if self._session.leaving:
             self.leaving.set()
         for typed in done:
@@ -184,6 +201,7 @@ class Engine:
                     self.refused += 1
                     typed.refused = answer.text
             effects += answers
+            self.has_quit = self._session.leaving
         self._perform(effects)
         return taken
 
@@ -211,9 +229,10 @@ class Engine:
                 balance = self._wallet.mine(1)
                 self._show(Kind.DIALOGUE, f"Mined 1 coin. New balance: {balance}")
             case MakeSessionKey():
-                threading.Thread(
-                    target=lambda: self._inbox.put(EncryptionManager()), daemon=True
-                ).start()
+                self._key_maker = threading.Thread(
+                    target=lambda: self._inbox.put(EncryptionManager()), name="session key"
+                )
+                self._key_maker.start()
             case Ready():
                 self.ready.set()
             case Query(name, argument):
@@ -239,21 +258,28 @@ class Engine:
     # ----------------------------------------------------------------- commands about the chain
 
     def _answer(self, name: str, argument: str) -> None:
-        match name:
-            case "history":
-                self._history(argument)
-            case "wallet":
-                index = self._chain.get_latest_block().index
-                coins = f"{self._wallet.balance} coin{'' if self._wallet.balance == 1 else 's'}"
-                self._show(Kind.NOTICE, f"{coins}, from your chain up to block {index}")
-            case "chain":
-                self._describe_chain()
+        try:
+            match name:
+                case "history":
+                    self._history(argument)
+                case _ if argument:
+                    self._show(Kind.ERROR, f"say it like this, with nothing behind it: /{name}")
+                case "wallet":
+                    index = self._chain.get_latest_block().index
+                    coins = f"{self._wallet.balance} coin{'' if self._wallet.balance == 1 else 's'}"
+                    self._show(Kind.NOTICE, f"{coins}, from your chain up to block {index}")
+                case "chain":
+                    self._describe_chain()
+        except StoreUnreadable as exc:
+            self._show(Kind.ERROR, f"{exc}; /chain says whether your chain is whole")
 
     def _history(self, argument: str) -> None:
-        if argument and not (argument.isascii() and argument.isdecimal() and len(argument) < 9):
+        is_number = argument.isascii() and argument.isdecimal() and len(argument) < 9
+        count = int(argument) if is_number else 0 if argument else _HISTORY_DEFAULT
+        if count == 0:
             self._show(Kind.ERROR, "say it like this: /history 50")
             return
-        for line in history(self._chain, int(argument or _HISTORY_DEFAULT) or 1):
+        for line in history(self._chain, count):
             self._terminal.show(line)
 
     def _describe_chain(self) -> None:

@@ -113,8 +113,6 @@ class OurFeed:
             self._chain = SenderChain(chain.epoch + 1 if chain else 1, self._room_mix)
             self._epoch_started_s = now_s
             self._given, self._given_to = set(), set()
-            if len(self._reached) >= _MAX_GIVEN:
-                self._reached = {}
 
     def lacks_key(self, member: Bundle) -> bool:
         """Whether this session was not given the present epoch."""
@@ -247,6 +245,7 @@ class TheirFeed:
     _chains: dict[int, tuple[ReceiverChain, float]] = field(default_factory=dict)  # until, seconds
     _waits: dict[int, _Wait] = field(default_factory=dict)  # by epoch, oldest first
     _asked_s: float = -math.inf
+    _left_s: float = math.inf
     _share_tokens: float = _SHARE_BURST
     _share_tokens_s: float = 0.0
 
@@ -358,13 +357,17 @@ class TheirFeed:
 
     def author_left(self, now_s: float) -> None:
         """The newest key is kept for what its author may send again, if it soon comes back."""
-        if self._chains:
-            newest = max(self._chains)
-            chain, until = self._chains[newest]
-            self._chains = {newest: (chain, min(until, now_s + _OLD_EPOCH_LIFE_S))}
+        self._chains = {e: kept for e, kept in self._chains.items() if e == max(self._chains)}
+        self._left_s = now_s
+
+    def author_came(self) -> None:
+        """Or came back: its key lives on."""
+        self._left_s = math.inf
 
     def drop_old_keys(self, now_s: float) -> None:
         """Forgets chains whose time is over."""
+        if now_s - self._left_s >= _OLD_EPOCH_LIFE_S:
+            self._chains = {}
         self._chains = {e: (c, until) for e, (c, until) in self._chains.items() if until > now_s}
 
     def open(self, message: Message, key: VerifyKey) -> SignedEntry:

@@ -18,8 +18,11 @@ import queue
 import selectors
 import socket
 import time
+import traceback
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from chat_wire import (
     MAX_FRAME_BYTES,
@@ -33,9 +36,11 @@ from chat_wire import (
     WireError,
 )
 
-__all__ = ["CannotConnect", "Inbox", "Link", "Lost", "Received", "connect"]
+__all__ = ["CannotConnect", "Inbox", "Link", "Lost", "Received", "connect", "fault"]
 
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0  # for each address that a name stands for
+# A relay speaks first and at once; what accepts and says nothing for so long is none, or is stuck.
+HELLO_TIMEOUT_S = 15.0
 # The relay pings after 15 s without a byte from us; three times that without a byte from it and
 # the connection is dead, whatever TCP still believes.
 SILENCE_S = 3 * PING_INTERVAL_S
@@ -43,32 +48,57 @@ MAX_INBOX_BYTES = 4 * 1024 * 1024
 _RECV_BYTES = 262_144
 _SEND_BYTES = 262_144
 _FLUSH_S = 1.0
+_LOOK_S = 1.0  # how often a silent connection is looked at
 
 
 class CannotConnect(Exception):
     """No connection; the text says why and what to try."""
 
 
+class _Over(Exception):
+    """The connection is of no use any more; the text says why."""
+
+
 def connect(host: str, port: int) -> socket.socket:
-    """A TCP connection within 5 s.  Raises CannotConnect."""
+    """A TCP connection that does not block.  Raises CannotConnect."""
     try:
         sock = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S)
     except ConnectionRefusedError as exc:
         raise CannotConnect(
             f"nothing listens at {host} port {port}: is the relay running there?"
         ) from exc
-    except socket.gaierror as exc:
-        raise CannotConnect(f"{host} is no address that this computer can find") from exc
     except TimeoutError as exc:
         raise CannotConnect(
             f"no answer from {host} port {port} in {CONNECT_TIMEOUT_S:.0f} s: "
             "is it the right address, on the same network, with no firewall between?"
         ) from exc
-    except (OSError, UnicodeError) as exc:
-        raise CannotConnect(f"cannot reach {host} port {port}: {exc}") from exc
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except (socket.gaierror, ValueError) as exc:  # a name that IDNA refuses is a ValueError
+        raise CannotConnect(
+            f"{host} is no address that this computer can find: "
+            "an address looks like 192.168.1.5; the relay prints its own"
+        ) from exc
+    except OSError as exc:
+        raise CannotConnect(
+            f"cannot reach {host} port {port}: {_reason(exc)}; "
+            "is this computer on the relay's network?"
+        ) from exc
+    with suppress(OSError):  # macOS refuses it on a connection that is over; reading will tell
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setblocking(False)
     return sock
+
+
+def fault(exc: Exception) -> str:
+    """One line about an exception that nobody expected: what it is, and where it came from."""
+    places = traceback.extract_tb(exc.__traceback__)
+    where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "nowhere"
+    return f"a fault in this program, please report it: {type(exc).__name__} at {where}: {exc}"
+
+
+def _reason(exc: Exception) -> str:
+    """What happened, without the number that Python puts before it."""
+    strerror = exc.strerror if isinstance(exc, OSError) else None
+    return strerror or str(exc) or type(exc).__name__
 
 
 @dataclass(frozen=True)
@@ -134,6 +164,7 @@ class Link:
         self._put_bytes = 0  # written by the engine's thread alone
         self._sent_bytes = 0  # written by our thread alone
         self._closing = False
+        self._deaf: OSError | None = None  # why the relay takes nothing more from us
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -164,54 +195,62 @@ class Link:
     def run(self) -> None:
         """Until the connection ends or `close` was called."""
         why = "closed"
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._sock, selectors.EVENT_READ)
-            selector.register(self._wake_out, selectors.EVENT_READ)
-            try:
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._wake_out, selectors.EVENT_READ)
                 self._serve(selector)
-            except (OSError, WireError) as exc:
-                why = str(exc) or type(exc).__name__
-        self._sock.close()
-        self._wake_in.close()
-        self._wake_out.close()
-        self._inbox.put(Lost(why))
+        except (_Over, OSError) as exc:
+            why = _reason(exc)
+        except Exception as exc:
+            why = fault(exc)
+        finally:  # whatever happened, the engine hears that it is alone
+            self._sock.close()
+            self._wake_in.close()
+            self._wake_out.close()
+            self._inbox.put(Lost(why))
 
     def _serve(self, selector: selectors.BaseSelector) -> None:
         decoder = FrameDecoder(MAX_JOIN_FRAME_BYTES)
         heard_s = time.monotonic()
+        patience_s = HELLO_TIMEOUT_S
         close_by_s: float | None = None
         while True:
             reading = self._inbox.waiting_bytes < MAX_INBOX_BYTES
-            events = (selectors.EVENT_READ if reading else 0) | (
-                selectors.EVENT_WRITE if self._has_output() else 0
-            )
-            # Without any interest the socket is watched for writing, which is harmless: a selector
-            # takes no empty mask.  A full inbox is left by `wake`.
-            ready = self._select(selector, events)
+            wait_s = _LOOK_S if close_by_s is None else max(0.0, close_by_s - time.monotonic())
+            ready = self._select(selector, reading, 0.0 if self._deaf and reading else wait_s)
             now_s = time.monotonic()
             if ready & selectors.EVENT_READ:
-                heard_s = now_s
+                heard_s, patience_s = now_s, SILENCE_S
                 self._read(decoder)
-            elif reading and now_s - heard_s > SILENCE_S:
-                raise OSError(f"no sign of the relay for {SILENCE_S} s")
             elif not reading:
-                heard_s = now_s
+                heard_s = now_s  # its silence is our doing
+            elif self._deaf is not None:
+                raise self._deaf  # and all that it had said is read
+            elif now_s - heard_s > patience_s:
+                raise _Over(f"no sign of a relay there for {patience_s:.0f} s")
             self._write()
             if self._closing:
                 close_by_s = close_by_s or now_s + _FLUSH_S
-                if not self._has_output() or now_s > close_by_s:
+                if not self._has_output() or now_s >= close_by_s:
                     return
 
-    def _select(self, selector: selectors.BaseSelector, events: int) -> int:
-        if events:
-            if self._sock in selector.get_map():
-                selector.modify(self._sock, events)
-            else:
-                selector.register(self._sock, events)
-        elif self._sock in selector.get_map():
+    def _select(self, selector: selectors.BaseSelector, reading: bool, wait_s: float) -> int:
+        """Waits until something can be done; what can be, of what we are interested in.
+
+        With a full inbox and nothing to send the socket is not watched at all, since a selector
+        takes no empty mask; `wake` ends the wait then.
+        """
+        events = selectors.EVENT_READ if reading else 0
+        events |= selectors.EVENT_WRITE if self._has_output() else 0
+        is_watched = self._sock in selector.get_map()
+        if events and is_watched:
+            selector.modify(self._sock, events)
+        elif events:
+            selector.register(self._sock, events)
+        elif is_watched:
             selector.unregister(self._sock)
         ready = 0
-        for key, mask in selector.select(timeout=1.0):
+        for key, mask in selector.select(wait_s):
             if key.fileobj is self._sock:
                 ready = mask
             else:
@@ -224,7 +263,7 @@ class Link:
         except BlockingIOError:
             return
         if not data:
-            raise OSError("the relay closed the connection")
+            raise _Over("the relay closed the connection")
         decoder.feed(data)
         frames: list[Frame] = []
         try:
@@ -234,15 +273,21 @@ class Link:
                     self._pong = Pong(Ping.parse(frame.body).token).serialize()
                 elif frame.type != FrameType.PONG:
                     frames.append(frame)
+        except WireError as exc:
+            is_relay = decoder.limit == MAX_FRAME_BYTES
+            what = "the relay broke the protocol" if is_relay else "what answers there is no relay"
+            raise _Over(f"{what}: {exc}") from exc
         finally:
             if frames:
                 self._inbox.put(Received(frames, sum(len(f.raw) for f in frames)))
 
     def _has_output(self) -> bool:
-        return bool(self._out or self._sending or self._pong)
+        return self._deaf is None and bool(self._out or self._sending or self._pong)
 
     def _write(self) -> None:
-        if not self._sending and self._has_output():
+        if not self._has_output():
+            return
+        if not self._sending:
             pieces, size = [self._pong], 0
             self._sent_bytes -= len(self._pong)  # the engine counts what it sends; this is ours
             self._pong = b""
@@ -250,10 +295,13 @@ class Link:
                 pieces.append(self._out.popleft())
                 size += len(pieces[-1])
             self._sending = b"".join(pieces)
-        if self._sending:
-            try:
-                sent = self._sock.send(self._sending)
-            except BlockingIOError:
-                return
-            self._sending = self._sending[sent:]
-            self._sent_bytes += sent
+        try:
+            sent = self._sock.send(self._sending)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            # What it said before it went, its reason among it, may be unread still.
+            self._deaf = exc
+            return
+        self._sending = self._sending[sent:]
+        self._sent_bytes += sent

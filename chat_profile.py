@@ -7,8 +7,8 @@ threads, sockets, rooms.
     with Profile.open(home) as profile:
         profile.keystore, profile.chain, profile.balance()
 
-Layout: HOME/profiles/NAME/ (0700) holds, all 0600: `lock`, `keys`, `chain.db`, `nick`, and
-`evidence-1.db`, … : chains that were found tampered with, kept as they were.
+Layout: HOME/profiles/NAME/ (0700) holds, all 0600: `lock`, `keys`, `chain.db`, `nick`, `relay.log`
+(of --host), and `evidence-1.db`, … : chains that were found tampered with, kept as they were.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from blockchain import Blockchain, Head, StoreError, StoreUnreadable
+from blockchain import (
+    Blockchain,
+    Head,
+    StoreError,
+    StoreFailed,
+    StoreLocked,
+    StoreUnreadable,
+    Verdict,
+)
 from chat_messages import check_nick
 from crypto_utils import Keystore, KeystoreDamaged
 
@@ -45,6 +53,8 @@ __all__ = [
 
 DEFAULT_PROFILE = "default"
 _EMPTY_ID = bytes(16)
+# What Windows takes for a device, whatever follows behind a dot.
+_DEVICES = r"(?:CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(?:\..*)?"
 
 
 class ProfileError(Exception):
@@ -70,11 +80,13 @@ def default_home() -> Path:
 
 def check_profile_name(name: str) -> str:
     """`name` if it can be a folder's everywhere, else ValueError with one sentence."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", name):
+    if not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,64}(?<!\.)", name):
         raise ValueError(
-            f"a profile's name has 1 to 64 of A-Z a-z 0-9 . _ - and does not start with a dot, "
+            "a profile's name has 1 to 64 of A-Z a-z 0-9 . _ - and no dot at its ends, "
             f"not {name!r}"
         )
+    if re.fullmatch(_DEVICES, name, re.IGNORECASE):
+        raise ValueError(f"a profile's name is no device of Windows, as {name!r} is")
     return name
 
 
@@ -87,6 +99,7 @@ class Profile:
     number: int  # 1 for the default one or a named one, k for default-k
     keystore: Keystore
     chain: Blockchain
+    verdict: Verdict  # of the chain, at this opening; OK, unless it was opened to read only
     finding: str | None  # what was found wrong with the chain before this one, at this opening
     is_new: bool
     _lock: IO[bytes] = field(repr=False)
@@ -100,11 +113,14 @@ class Profile:
 
         Args:
             name: None takes `default`, or with `create` the first free one of default-2, ….
-            create: False for commands that only read: nothing is made or moved.
+            create: False for commands that only read: nothing is made or moved, but for what a
+                crash left half done.  A chain that was tampered with is opened as it is, and
+                `verdict` says so.
 
         Raises:
             ProfileLocked: in use (a named one, or without `create`).
             ProfileDamaged: see its text.
+            ProfileError: its folder cannot be written.
         """
         for number in count(1):
             chosen = name or (DEFAULT_PROFILE if number == 1 else f"{DEFAULT_PROFILE}-{number}")
@@ -117,6 +133,9 @@ class Profile:
                 continue
             try:
                 return _opened(chosen, path, number, lock, create=create)
+            except (OSError, StoreFailed) as exc:
+                lock.close()
+                raise ProfileError(_unwritable(path, exc)) from exc
             except BaseException:
                 lock.close()
                 raise
@@ -124,8 +143,10 @@ class Profile:
 
     def close(self) -> None:
         """Closes the chain, then lets others in."""
-        self.chain.close()
-        self._lock.close()
+        try:
+            self.chain.close()
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -147,12 +168,15 @@ class Profile:
             return None
 
     def remember_nick(self, nick: str) -> None:
-        """For the next start."""
-        _write(self.path / "nick", nick.encode() + b"\n")
+        """For the next start.  Raises ProfileError."""
+        try:
+            _write(self.path / "nick", nick.encode() + b"\n")
+        except OSError as exc:
+            raise ProfileError(_unwritable(self.path, exc)) from exc
 
     def balance(self) -> int:
-        """Coins: sent blocks of the chain, and of those before it as far as they verify."""
-        coins = self.chain.coins()
+        """Coins: sent blocks of the chain and of those before it, each as far as it verifies."""
+        coins = self.chain.coins() if self.verdict.ok else self.chain.coins(self.verdict.index)
         for path in _evidence(self.path):
             with suppress(StoreError):
                 chain = Blockchain.open(path, self.keystore.with_chain(_EMPTY_ID))
@@ -183,35 +207,41 @@ def verify_profile(home: Path, name: str | None = None) -> list[Checked]:
     path = home / "profiles" / (name or DEFAULT_PROFILE)
     lock = _locked(path, create=False)
     try:
+        chain_path = path / "chain.db"
+        if not ((path / "keys").exists() or chain_path.exists() or _evidence(path)):
+            raise ProfileDamaged(_not_yet(path))
         keystore = _read_keys(path / "keys")
-        results = [_checked(file, keystore.with_chain(_EMPTY_ID)) for file in _evidence(path)]
-        if not (path / "chain.db").exists():
-            return [*results, Checked(_GONE, 4)]
-        chain = _open_chain(path / "chain.db", keystore)
-        try:
-            with suppress(StoreUnreadable):
-                if finding := chain.genesis().finding:
-                    results.append(Checked(f"an earlier chain: {finding}", 4))
-            results.append(_judged("chain.db", chain))
-        finally:
-            chain.close()
+        _finish(path, keystore)
+        results: list[Checked] = []
+        for file in _evidence(path):
+            results += _checked(file, keystore.with_chain(_EMPTY_ID))
+        if chain_path.exists():
+            results += _checked(chain_path, keystore)
+        elif keystore.chain_id != _EMPTY_ID:
+            results.append(Checked(_GONE, 4))
+        if not results:
+            raise ProfileDamaged(_not_yet(path))
         return results
+    except OSError as exc:
+        raise ProfileError(_unwritable(path, exc)) from exc
     finally:
         lock.close()
 
 
-def _judged(name: str, chain: Blockchain) -> Checked:
-    verdict = chain.verify()
-    return Checked(f"{verdict}: {verdict.sentence} ({name})", verdict.exit_code)
-
-
-def _checked(path: Path, keystore: Keystore) -> Checked:
+def _checked(path: Path, keystore: Keystore) -> list[Checked]:
+    """The verdict, after what the chain itself says of the one that it follows."""
     try:
         chain = Blockchain.open(path, keystore)
     except StoreError as exc:
-        return Checked(str(exc), 6)
+        return [Checked(_unusable(path, str(exc)), 6)]
+    results: list[Checked] = []
     try:
-        return _judged(path.name, chain)
+        with suppress(StoreUnreadable):
+            if finding := chain.genesis().finding:
+                results.append(Checked(f"an earlier chain: {finding}", 4))
+        verdict = chain.verify()
+        text = f"{verdict}: {verdict.sentence} ({path.name})"
+        return [*results, Checked(text, verdict.exit_code)]
     finally:
         chain.close()
 
@@ -222,75 +252,123 @@ _GONE = "MISSING@0: chain.db is gone, and all of it with it"
 
 
 def _opened(name: str, path: Path, number: int, lock: IO[bytes], *, create: bool) -> Profile:
-    """In this order, so that a crash after any step is finished by the next start:
-    keys without a chain, the chain, keys that name it."""
     keys_path, chain_path = path / "keys", path / "chain.db"
     is_new = not keys_path.exists()
     if is_new:
-        if chain_path.exists():
+        if chain_path.exists() or _evidence(path):
             raise ProfileDamaged(
                 f"{keys_path} is gone, and the chain beside it is of no use without: put it back "
                 f"from a copy, or move {path} away to start anew"
             )
         if not create:
-            raise ProfileDamaged(f"there is no profile in {path} yet: chat first")
+            raise ProfileDamaged(_not_yet(path))
         _write(keys_path, Keystore.generate().serialize())
     keystore = _read_keys(keys_path)
-    finding: str | None = None
-    predecessor: Head | None = None
-    if chain_path.exists():
-        chain = _open_chain(chain_path, keystore)
+    finding = _finish(path, keystore)
+    if not chain_path.exists():
+        predecessor: Head | None = None
+        if keystore.chain_id == _EMPTY_ID:
+            if not create:
+                raise ProfileDamaged(_not_yet(path))
+        elif create:
+            finding = f"{_GONE}; a new chain follows"
+            predecessor = Head(keystore.chain_id, 0, bytes(32), bytes(64))
+        else:
+            raise ProfileDamaged(_unusable(chain_path, _GONE))
+        keystore = _new_chain(path, keystore, predecessor, finding)
+    chain = _open_chain(chain_path, keystore)
+    try:
         # The links make the head's signature vouch for every block, so an edited text or balance
         # is found here, at a tenth of the time that every signature takes; `verify` checks those.
         verdict = chain.verify(signatures=False)
-        if verdict.ok or not create:
-            return _adopted(name, path, number, lock, keystore, chain)
-        if verdict.exit_code != 4:
+        if verdict.exit_code == 4 and create:
+            predecessor = Head(keystore.chain_id, 0, bytes(32), bytes(64))
+            with suppress(StoreUnreadable):
+                predecessor = chain.head()
             chain.close()
+            kept = _next_evidence(path).name
+            finding = f"{verdict}: {verdict.sentence}; kept as {kept}, a new chain follows"
+            keystore = _new_chain(path, keystore, predecessor, finding)
+            chain = _open_chain(chain_path, keystore)
+            verdict = chain.verify(signatures=False)
+        if verdict.exit_code == 6 or (create and not verdict.ok):
             raise ProfileDamaged(_unusable(chain_path, str(verdict)))
-        with suppress(StoreUnreadable):
-            predecessor = chain.head()
+        if keystore.chain_id == _EMPTY_ID and verdict.ok:
+            keystore = keystore.with_chain(chain.get_latest_block().chain_id)
+            if create:
+                _write(keys_path, keystore.serialize())
+        return Profile(name, path, number, keystore, chain, verdict, finding, is_new, lock)
+    except BaseException:
         chain.close()
-        kept = _keep_evidence(chain_path)
-        finding = f"{verdict}: {verdict.sentence}; kept as {kept.name}, a new chain follows"
-    elif keystore.chain_id != _EMPTY_ID:
-        if not create:
-            raise ProfileDamaged(_unusable(chain_path, _GONE))
-        kept_files = _evidence(path)
-        # A crash between moving the evidence away and the new chain ends here too.
-        kept_name = f"; see {kept_files[-1].name}" if kept_files else ""
-        finding = f"{_GONE}{kept_name}; a new chain follows"
-        predecessor = Head(keystore.chain_id, 0, bytes(32), bytes(64))
-    # Made under another name first: a chain.db that is there is whole.
-    fresh_path = path / "chain.new"
+        raise
+
+
+def _new_chain(
+    path: Path, keystore: Keystore, predecessor: Head | None, finding: str | None
+) -> Keystore:
+    """A new chain in the place of what is there, and the keys that name it.
+
+    In this order, so that a crash between any two steps is neither taken for tampering nor hides
+    it: the chain under another name; keys that name it; then `_put_in_place`, which the next start
+    does again.  Before the keys name it, the next start begins anew.
+    """
     for leftover in path.glob("chain.new*"):
         leftover.unlink()
     now_ms = time.time_ns() // 1_000_000
-    Blockchain.create(
-        fresh_path, keystore, now_ms, predecessor=predecessor, finding=finding or ""
-    ).close()
-    fresh_path.rename(chain_path)
+    chain = Blockchain.create(
+        path / "chain.new", keystore, now_ms, predecessor=predecessor, finding=finding or ""
+    )
+    try:
+        keystore = keystore.with_chain(chain.get_latest_block().chain_id)
+    finally:
+        chain.close()
     _sync(path)
-    chain = _open_chain(chain_path, keystore.with_chain(_EMPTY_ID))
-    profile = _adopted(name, path, number, lock, keystore.with_chain(_EMPTY_ID), chain)
-    profile.finding, profile.is_new = finding, is_new
-    return profile
+    _write(path / "keys", keystore.serialize())
+    _put_in_place(path)
+    return keystore
 
 
-def _adopted(
-    name: str, path: Path, number: int, lock: IO[bytes], keystore: Keystore, chain: Blockchain
-) -> Profile:
-    """The profile of a chain that verified; its keys name that chain from here on."""
-    chain_id = chain.get_latest_block().chain_id
-    if keystore.chain_id == _EMPTY_ID:
-        keystore = keystore.with_chain(chain_id)
-        _write(path / "keys", keystore.serialize())
-    return Profile(name, path, number, keystore, chain, None, False, lock)
+def _finish(path: Path, keystore: Keystore) -> str | None:
+    """What a crash left half done: `chain.new` is the chain that the keys name already.
+
+    Returns:
+        what that chain says of the one before it, which nobody was told yet.
+    """
+    fresh_path = path / "chain.new"
+    if keystore.chain_id == _EMPTY_ID or not fresh_path.exists():
+        return None
+    try:
+        chain = Blockchain.open(fresh_path, keystore)
+    except StoreError:
+        return None
+    try:
+        verdict = chain.verify()  # it is the one that the keys name, or REWRITTEN
+        if not (verdict.ok and verdict.index == 1):
+            return None
+        finding = chain.genesis().finding
+    finally:
+        chain.close()
+    _put_in_place(path)
+    return finding or None
+
+
+def _put_in_place(path: Path) -> None:
+    """`chain.new` becomes `chain.db`; what was there, and what SQLite kept beside it, is moved
+    aside unchanged."""
+    chain_path, kept = path / "chain.db", _next_evidence(path)
+    for suffix in ("-wal", "-shm", ""):
+        part = chain_path.with_name(chain_path.name + suffix)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + suffix))
+    (path / "chain.new").rename(chain_path)
+    _sync(path)
 
 
 def _open_chain(path: Path, keystore: Keystore) -> Blockchain:
     try:
         return Blockchain.open(path, keystore)
+    except StoreLocked as exc:
+        raise ProfileLocked(str(exc)) from exc
     except StoreError as exc:
         raise ProfileDamaged(_unusable(path, str(exc))) from exc
 
@@ -300,6 +378,15 @@ def _unusable(path: Path, why: str) -> str:
         f"{path} cannot be used ({why}): put it back from a copy, or move {path.parent} away "
         "to start anew; nothing was changed"
     )
+
+
+def _not_yet(path: Path) -> str:
+    return f"there is no profile in {path} yet: chat first"
+
+
+def _unwritable(path: Path, exc: Exception) -> str:
+    why = f"{exc.strerror}: {exc.filename}" if isinstance(exc, OSError) and exc.filename else exc
+    return f"{path} cannot be used ({why}): make room there, or name another folder with --home"
 
 
 def _read_keys(path: Path) -> Keystore:
@@ -317,45 +404,41 @@ def _evidence(path: Path) -> list[Path]:
     return sorted(found, key=lambda file: int(file.stem[9:]))
 
 
-def _keep_evidence(chain_path: Path) -> Path:
-    """Moves a chain and what SQLite keeps beside it out of the way, unchanged."""
-    folder = chain_path.parent
-    numbers = [int(file.stem[9:]) for file in _evidence(folder)]
-    kept = folder / f"evidence-{max(numbers, default=0) + 1}.db"
-    for suffix in ("-wal", "-shm", ""):
-        part = chain_path.with_name(chain_path.name + suffix)
-        if part.exists():
-            part.rename(kept.with_name(kept.name + suffix))
-    _sync(folder)
-    return kept
+def _next_evidence(path: Path) -> Path:
+    """Where nothing is, neither a chain nor what SQLite kept beside one."""
+    names = (re.match(r"evidence-(\d+)\.db", file.name) for file in path.glob("evidence-*"))
+    return path / f"evidence-{max((int(n[1]) for n in names if n), default=0) + 1}.db"
 
 
 # --------------------------------------------------------------------------- files
 
 
 def _locked(path: Path, *, create: bool) -> IO[bytes]:
-    """The profile's lock, held until it is closed.  Raises ProfileLocked, ProfileDamaged."""
+    """The profile's lock, held until it is closed.  Raises ProfileError."""
     try:
         if create:
             for folder in (path.parent.parent, path.parent, path):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not path.exists():
-            raise ProfileDamaged(f"there is no profile in {path} yet: chat first")
+            raise ProfileDamaged(_not_yet(path))
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as exc:
-        raise ProfileDamaged(f"{path} cannot be used: {exc}") from exc
+        raise ProfileError(_unwritable(path, exc)) from exc
     lock = os.fdopen(descriptor, "r+b", buffering=0)
     try:
         if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+    except (BlockingIOError, PermissionError) as exc:  # PermissionError is what Windows says
         lock.close()
         raise ProfileLocked(
             f"the profile {path.name} is in use by another client ({path}): "
             "leave that one first, or name another with --profile"
         ) from exc
+    except OSError as exc:  # a network share that knows no locks: no other profile helps
+        lock.close()
+        raise ProfileError(_unwritable(path, exc)) from exc
     return lock
 
 

@@ -98,7 +98,7 @@ __all__ = [
 
 SEK_MAX_AGE_S = 3600.0
 # Making the next SEK starts before the old one is over, so that none is used beyond its hour.
-_SEK_RENEW_AFTER_S = 3540.0
+_SEK_RENEW_AFTER_S = SEK_MAX_AGE_S - 60.0
 _SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
 _MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
 # Feeds that we know: those of all live members, room and pair.  Beyond it the first of those whose
@@ -176,9 +176,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Refuse:
-    """A typed line that was not taken, so that it can be given back to the person."""
+    """A typed line that was not taken."""
 
-    text: str
+    text: str  # to be given back to the person, for mending; "": nothing
 
 
 @dataclass(frozen=True)
@@ -574,7 +574,10 @@ class Session:
         for peer in (None, bundle.fingerprint):
             tag = self._room.tag if peer is None else self._pair_tag(peer)
             feed = self._feeds.get((tag, bundle.session_id))
-            if feed is not None and feed.last_id:
+            if feed is None:
+                continue
+            feed.author_came()
+            if feed.last_id:
                 conversation = self._conversation(tag, peer)
                 conversation.advanced.add(bundle.session_id)
                 conversation.ack_due = True
@@ -773,8 +776,10 @@ class Session:
 
     def _key_refusal(self, refusal: KeyRefusal, author: Bundle) -> Effects:
         feed = self._feed(refusal.tag, refusal.session_id)
-        if refusal.requester != self._session_id or not feed.refuse(refusal.epoch):
+        if refusal.requester != self._session_id:
             return self._dropped("misdirected")
+        if not feed.refuse(refusal.epoch):
+            return self._dropped("refusal of no request")
         self._drop_held(feed, "not for us")
         if feed.said_refused or author.fingerprint in self._ignored:
             return []
@@ -894,7 +899,8 @@ class Session:
                     f"there is no command /{name}: nothing was sent; /help lists them, "
                     f"and //{name} says it as text"
                 )
-                return [Show(Line(Kind.ERROR, sentence)), Refuse(line)]
+                # Not given back: what is typed next is another command, and would stand behind it.
+                return [Show(Line(Kind.ERROR, sentence)), Refuse("")]
 
     def _say(self, conversation: _Conversation, text: str, line: str, now: Moment) -> Effects:
         try:

@@ -16,15 +16,17 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from chat_messages import check_nick
 from chat_profile import check_profile_name, default_home
 from chat_wire import DEFAULT_PORT
 
-__all__ = ["VERSION_TEXT", "Settings", "UsageError", "parse_port", "read_settings"]
+__all__ = ["VERSION_TEXT", "Settings", "UsageError", "parse_address", "parse_port", "read_settings"]
 
 VERSION_TEXT = "chainroom 0.1.0"
+
+_T = TypeVar("_T")
 
 _EXAMPLES = """\
 examples:
@@ -98,10 +100,24 @@ def _switch(text: str) -> bool:
     return text.lower() in ("1", "true", "yes", "on")
 
 
-def _address(text: str) -> str:
+def parse_address(text: str) -> str:
+    """A host's name or address, stripped.  Raises ValueError with one sentence."""
     if not text.strip() or any(unicodedata.category(c)[0] in "CZ" for c in text.strip()):
         raise ValueError(f"an address looks like 192.168.1.5 or a host's name, not {text!r}")
     return text.strip()
+
+
+def _file(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError(f"a file's name is expected, not {text!r}")
+    return _expanded(text)
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as exc:
+        raise ValueError(f"nobody's home is known for {text!r}") from exc
 
 
 def _count(text: str) -> int:
@@ -113,11 +129,11 @@ def _count(text: str) -> int:
 # What may stand in the environment and in config.toml too.
 _LAYERED: dict[str, Callable[[str], Any]] = {
     "profile": check_profile_name,
-    "server": _address,
+    "server": parse_address,
     "port": parse_port,
     "name": lambda text: check_nick(unicodedata.normalize("NFC", text)),
     "room": _room,
-    "password_file": Path,
+    "password_file": _file,
     "plain": _switch,
     "quiet": _switch,
     "linger": _seconds,
@@ -154,23 +170,30 @@ def _parser() -> argparse.ArgumentParser:
         "--host",
         metavar="PORT",
         nargs="?",
-        const=str(DEFAULT_PORT),
-        help="start a relay on this computer, and join it",
+        const="",
+        help="start a relay on this computer, and join it (PORT, else that of --port)",
     )
     add("--name", metavar="NICK", help="what you are called (your login name)")
     add("--room", metavar="R", help="which room (lobby)")
     add("--password-file", metavar="F", help="a file with the relay's password")
-    add("--plain", action="store_const", const="true", help="lines only, no editing; for readers")
+    add(
+        "--plain",
+        action="store_const",
+        const="true",
+        help="lines only, no editing; for screen readers",
+    )
     add("--quiet", action="store_const", const="true", help="messages and warnings only")
     add("--linger", metavar="S", help="how long leaving waits for receipts, in seconds (10)")
-    commands = parser.add_subparsers(dest="command", metavar="", parser_class=_Parser)
-    history = commands.add_parser(
-        "history", parents=[common], help="[N] [--find TEXT]: the last N messages of your chain"
-    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, text: str) -> _Parser:
+        return commands.add_parser(name, parents=[common], help=text, allow_abbrev=False)
+
+    history = command("history", "[N] [--find TEXT]: the last N messages of your chain")
     history.add_argument("count", metavar="N", nargs="?", default="20")
     history.add_argument("--find", metavar="TEXT", default="")
-    commands.add_parser("verify", parents=[common], help="check your whole chain")
-    commands.add_parser("wallet", parents=[common], help="your balance")
+    command("verify", "check your whole chain")
+    command("wallet", "your balance")
     return parser
 
 
@@ -182,7 +205,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         SystemExit: --help and --version, which print and exit 0.
     """
     flags = vars(_parser().parse_args(argv))
-    home = Path(flags.get("home") or environ.get("CHAINROOM_HOME") or default_home()).expanduser()
+    home = _home(flags.get("home"), environ.get("CHAINROOM_HOME"))
     config_path = home / "config.toml"
     config = _read_config(config_path)
     values = dict(_DEFAULTS)
@@ -197,9 +220,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             if text is not None:
                 values[key] = _checked(where, parse, text)
                 break
-    host = _checked("--host", _host_port, flags["host"]) if "host" in flags else None
-    if host is not None and "server" in flags:
-        raise UsageError("--host starts a relay here, --server joins one elsewhere: use one")
+    host = _host(flags, values.get("port", DEFAULT_PORT))
     return Settings(
         command=flags.get("command") or "chat",
         home=home,
@@ -218,7 +239,32 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     )
 
 
-def _checked(where: str, parse: Callable[[str], Any], text: str) -> Any:
+def _home(flag: str | None, variable: str | None) -> Path:
+    """An empty variable counts as none: a script that unsets it may well do it like that."""
+    if flag is not None:
+        return _checked("--home", _file, flag)
+    if variable:
+        return _checked("CHAINROOM_HOME", _file, variable)
+    try:
+        return default_home()
+    except RuntimeError as exc:
+        raise UsageError("your home folder is not known: name one with --home") from exc
+
+
+def _host(flags: Mapping[str, str], port: int) -> int | None:
+    """Where to start a relay here; None: nowhere."""
+    if "host" not in flags:
+        return None
+    if "server" in flags:
+        raise UsageError("--host starts a relay here, --server joins one elsewhere: use one")
+    if not flags["host"]:
+        return port
+    if "port" in flags:
+        raise UsageError("--host and --port name two ports for one relay: use one")
+    return _checked("--host", _host_port, flags["host"])
+
+
+def _checked(where: str, parse: Callable[[str], _T], text: str) -> _T:
     try:
         return parse(text)
     except ValueError as exc:
@@ -234,10 +280,9 @@ def _read_config(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise UsageError(f"{path} cannot be read: {exc}") from exc
     for key, value in values.items():
-        if key not in _LAYERED or not isinstance(value, str | int | float):
+        if key not in _LAYERED:
             known = ", ".join(sorted(_LAYERED))
             raise UsageError(f"{path}: {key} is no setting; there are {known}")
-    return {
-        key: str(value).lower() if value in (True, False) else str(value)
-        for key, value in values.items()
-    }
+        if not isinstance(value, str | int | float):
+            raise UsageError(f"{path}: {key} is a text, a number, true or false")
+    return {key: str(value) for key, value in values.items()}

@@ -280,6 +280,7 @@ class SimulatedRoom:
         self.joins: dict[str, int] = {}
         self.captured: list[bytes] = []  # every frame that the relay saw
         self.tamper: Tamper | None = None
+        self.is_slow = False  # frames are on their way until `arrive`
         self._in_flight: deque[SimulatedMember] = deque()  # in the order of sending
         self._nonce = bytes(32)
 
@@ -368,12 +369,22 @@ class SimulatedRoom:
         self._in_flight.extend([receiver] * len(frames))
 
     def settle(self) -> None:
-        """Until no frame is on its way."""
-        while self._in_flight:
+        """Until no frame is on its way, unless the network is slow."""
+        while self._in_flight and not self.is_slow:
             receiver = self._in_flight.popleft()
             if receiver.inbox:
                 frame = Frame(receiver.inbox.popleft())
                 receiver.perform(receiver.session.receive(frame, self.now))
+
+    def arrive(self, number: int) -> bool:
+        """The next frame of one member whom any waits for; False if there is none."""
+        waiting = [member for member in self.connected if member.inbox]
+        if not waiting:
+            return False
+        receiver = waiting[number % len(waiting)]
+        frame = Frame(receiver.inbox.popleft())
+        receiver.perform(receiver.session.receive(frame, self.now))
+        return True
 
     def passes(self, seconds: float, step: float = 0.5) -> None:
         """Time passes for everybody."""

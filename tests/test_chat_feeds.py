@@ -482,13 +482,24 @@ def test_newest_key_of_an_author_who_left_is_kept_for_two_minutes() -> None:
     pair.ours.rotate_if_due(frozenset(), S + 100)
     pair.take(pair.share(S + 100), S + 100)
     late, later = pair.say(), pair.say()
-    pair.theirs.author_left(S + 110)
+    pair.theirs.author_left(S + 105)
     assert not pair.theirs.has_key(1)
+    pair.theirs.author_came()
+    pair.theirs.author_left(S + 110)
     pair.theirs.drop_old_keys(S + 229)
     assert pair.hear(late) is Arrival.NEW
     pair.theirs.drop_old_keys(S + 230)
     assert not pair.theirs.has_key(later.epoch)
     TheirFeed(TAG, ALICE).author_left(S)  # without any key
+
+
+def test_key_of_an_author_who_came_back_dies_when_it_would_have_anyway(pair: Pair) -> None:
+    pair.theirs.author_left(S + 100)
+    pair.theirs.author_came()
+    pair.theirs.drop_old_keys(S + 3719)
+    assert pair.theirs.has_key(1)
+    pair.theirs.drop_old_keys(S + 3720)
+    assert not pair.theirs.has_key(1)
 
 
 # --------------------------------------------------------------------------- waiting for a key
@@ -582,6 +593,9 @@ def test_key_that_comes_ends_the_waiting_for_its_epoch_and_older_ones() -> None:
     assert [m.epoch for m in pair.theirs.take_held()] == [1, 2]
     assert [m.epoch for m in pair.theirs.held] == [3]
     assert pair.theirs.epoch_to_ask_for(S + 2) == 3
+    pair.ours.rotate_if_due(frozenset(), S + 3600)
+    assert pair.take(pair.share(S + 3600), S + 3600)
+    assert not pair.theirs.lacks_key
 
 
 def test_author_who_is_gone_is_not_waited_for_and_may_be_asked_again() -> None:
@@ -678,6 +692,16 @@ def test_stay_that_began_before_the_key_came_has_a_gap() -> None:
     pair.take(pair.share())
     assert pair.hear(pair.say()) is Arrival.NEW
     assert pair.theirs.report().missing == (1, 2)
+
+
+def test_first_entry_of_a_stay_is_missing_if_it_was_lost() -> None:
+    pair = Pair()
+    pair.share(to=CAROL)
+    pair.say()
+    pair.take(pair.share())
+    pair.audience(ALICE, BOB, CAROL)
+    assert pair.hear(pair.say()) is Arrival.NEW
+    assert pair.theirs.report().missing == (2,)
 
 
 def test_gap_of_a_stay_that_ended_is_missing_no_more() -> None:

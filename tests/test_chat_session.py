@@ -52,7 +52,19 @@ from chat_messages import (
     pad,
 )
 from chat_roster import Person
-from chat_session import Append, Close, Credit, Memory, Moment, Query, Ready, Show, Transmit
+from chat_session import (
+    Append,
+    Close,
+    Credit,
+    MakeSessionKey,
+    Memory,
+    Moment,
+    Query,
+    Ready,
+    Remember,
+    Show,
+    Transmit,
+)
 from chat_terminal import Kind
 from chat_wire import (
     MAX_TEXT_BYTES,
@@ -67,6 +79,8 @@ from chat_wire import (
     Hello,
     Join,
     LeaveReason,
+    Ping,
+    Pong,
     Rebundle,
     Welcome,
     frame,
@@ -298,12 +312,12 @@ def test_empty_line_sends_nothing(alice: SimulatedMember, bob: SimulatedMember, 
 
 
 @pytest.mark.parametrize("line", ["/nonsense", "/msgbob hello", "/", "/ hello"])
-def test_unknown_command_is_never_sent_and_given_back(
+def test_unknown_command_is_never_sent_and_not_put_before_the_next(
     alice: SimulatedMember, bob: SimulatedMember, line: str
 ) -> None:
     answer = alice.asks(line)
     assert "nothing was sent" in answer[0]
-    assert alice.refused == [line]
+    assert alice.refused == [""]
     assert (alice.chain, bob.messages, alice.coins) == ([], [], 0)
 
 
@@ -336,7 +350,7 @@ def test_longest_message_goes_through_and_a_longer_one_is_given_back(
 def test_lone_surrogate_is_refused_and_given_back(
     alice: SimulatedMember, bob: SimulatedMember, line: str
 ) -> None:
-    assert "not Unicode text" in alice.asks(line)[0]
+    assert "not Unicode text: not sent" in alice.asks(line)[0]
     assert (alice.refused, alice.chain, bob.messages) == ([line], [], [])
 
 
@@ -560,6 +574,7 @@ def test_private_message_is_confirmed_in_private(
     acks = [a for a in bob.payloads(Ack) if a.tag == tag_of(alice, bob)]
     assert len(acks) == 1
     assert acks[0].digest == bytes(32)
+    assert all(a.tag == LOBBY.tag for a in alice.payloads(Ack))  # there was nothing to confirm
     assert all(a.tag == LOBBY.tag for a in carol.payloads(Ack))
 
 
@@ -825,6 +840,9 @@ def test_frames_before_their_key_are_held_and_opened_in_order_when_it_comes(
     assert bob.counts == {}
     assert not bob.said("missing")
     assert not any("wait" in line for line in bob.asks("/status"))
+    assert bob.session._held_bytes == 0
+    room.passes(5)
+    assert bob.payloads(KeyRequest) == []
 
 
 def test_held_frames_are_at_most_64_a_session(
@@ -892,6 +910,34 @@ def test_held_frames_go_when_their_author_goes(
     assert bob.payloads(KeyRequest) == []
 
 
+def test_held_frames_go_with_the_connection_and_the_key_is_asked_for_on_the_next(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    bob.hears(forged(alice, 1))
+    room.passes(3)
+    assert bob.counts == {"not for us": 1}
+    bob.hears(forged(alice, 2))
+    room.disconnect(bob)
+    assert bob.counts == {"not for us": 1, "no key came": 1}
+    assert bob.session._held_bytes == 0
+    room.connect(bob)
+    bob.hears(forged(alice, 1))
+    room.passes(3)
+    assert [r.epoch for r in bob.payloads(KeyRequest)] == [1, 1]
+
+
+def test_frame_whose_key_never_comes_is_dropped_after_a_minute(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.tamper = withholding(carries(KeyRequest), [])
+    bob.hears(forged(alice, 99))
+    room.passes(61.5)
+    assert bob.counts == {}
+    room.passes(1)
+    assert bob.counts == {"no key came": 1}
+    assert bob.session._held_bytes == 0
+
+
 def test_key_is_asked_for_after_two_seconds_and_once_for_each_epoch(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
@@ -949,7 +995,24 @@ def test_held_frames_are_dropped_when_the_key_is_refused(
     room.passes(10)
     assert bob.counts == {"not for us": 3}
     assert len(bob.payloads(KeyRequest)) == 1
+    assert bob.session._held_bytes == 0
+    room.passes(3600, step=60)
+    alice.types("nor this, an hour later")
+    room.passes(10)
+    assert bob.counts == {"not for us": 4}
     assert sum("not for you to read" in notice for notice in bob.notices) == 1
+    assert "-- dropped frames: 4 not for us" in bob.asks("/status")
+
+
+def test_refusal_by_somebody_we_ignore_too_is_not_said(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("/ignore bob")
+    bob.types("/ignore alice")
+    alice.types("not for him")
+    room.passes(3)
+    assert bob.counts == {"not for us": 2}
+    assert not bob.said("not for you to read")
 
 
 def test_author_without_a_key_says_that_nothing_is_for_you(
@@ -1019,7 +1082,10 @@ def test_refusal_that_answers_nothing_is_dropped(
         alice.session._key, alice.session_id, request, RefusalReason.NOT_FOR_YOU
     )
     bob.hears(Direct(bob.session_id, refusal.serialize()).serialize())
-    assert bob.counts == {"misdirected": 1}
+    assert bob.counts == {"refusal of no request": 1}
+    carol = room.join("carol")
+    carol.hears(Direct(carol.session_id, refusal.serialize()).serialize())
+    assert carol.counts == {"misdirected": 1}
     alice.types("again")
     assert bob.messages == ["alice: hello", "alice: again"]
 
@@ -1150,6 +1216,20 @@ def test_key_made_while_joining_is_announced_as_soon_as_we_are_in(room: Simulate
     assert alice.session._roster.live[bob.session_id].sek_number == 1
     bob.hears(*kept)
     assert alice.session._roster.live[bob.session_id].sek_number == 2
+
+
+def test_session_key_is_asked_for_once_however_long_it_takes(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    session = alice.session
+    asked = [
+        session.tick(Moment(room.now.s + s, room.now.ms), alice.head())
+        for s in (3539, 3540, 3550, 3600)
+    ]
+    assert [MakeSessionKey() in effects for effects in asked] == [False, True, False, False]
+    session.session_key_made(session_keys("alice", 1), Moment(room.now.s + 3601, room.now.ms))
+    later = session.tick(Moment(room.now.s + 3601 + 3540, room.now.ms), alice.head())
+    assert MakeSessionKey() in later
 
 
 def rebundled(member: SimulatedMember, nick: str = "", number: int = 2) -> bytes:
@@ -1329,6 +1409,38 @@ def room_acks(member: SimulatedMember) -> list[Ack]:
     return [a for a in member.payloads(Ack) if a.tag == LOBBY.tag]
 
 
+def test_who_comes_and_who_goes_causes_an_ack_of_the_others(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    room.passes(10)
+    assert len(room_acks(alice)) == 1
+    bob = room.join("bob")
+    room.tick()
+    assert room_acks(alice)[-1].digest == bob.session._roster.digest()
+    assert len(room_acks(alice)) == 2
+    room.crash(bob)
+    room.passes(3)
+    assert len(room_acks(alice)) == 3
+    assert room_acks(alice)[-1].digest == alice.session._roster.digest()
+
+
+def test_what_does_not_fit_one_ack_goes_in_the_next_the_latest_first(room: SimulatedRoom) -> None:
+    memory = Memory()
+    sessions = [n.to_bytes(16, "big") for n in range(1, 1101)]
+    for n, session_id in enumerate(sessions[::2] + sessions[1::2]):
+        entry = Entry(1, LOBBY.tag, session_id, 1, bytes(32), bytes(32), 0, bytes(16), b"x")
+        memory.read_received(entry, room.now.ms - 10_000 + n)
+    latest_first = list(reversed(sessions[::2] + sessions[1::2]))
+    alice = room.join("alice", memory)
+    room.passes(10)
+    acks = room_acks(alice)
+    reported = [[report.session_id for report in ack.feeds] for ack in acks]
+    assert len(reported) == 2
+    assert reported[0] + reported[1] == latest_first
+    assert 60_000 < len(acks[0].serialize()) <= 61_440
+    assert len(reported[0]) * 58 > 61_440 - 400
+
+
 def test_newcomer_acknowledges_at_once_and_a_quiet_room_is_silent(
     room: SimulatedRoom, alice: SimulatedMember
 ) -> None:
@@ -1505,6 +1617,19 @@ def test_member_who_comes_back_is_told_again_what_is_on_the_chain(
     assert all(feed.confirmed(bob.session_id, 2) for feed in feeds)
 
 
+def test_member_who_comes_back_acknowledges_at_once(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("hello")
+    room.tick()
+    room.disconnect(bob)
+    room.connect(bob)
+    before = len(room_acks(bob))
+    bob.tick()
+    (ack,) = room_acks(bob)[before:]
+    assert [(r.session_id, r.seq) for r in ack.feeds] == [(alice.session_id, 2)]
+
+
 def test_member_who_comes_back_is_given_the_key_again(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
@@ -1518,6 +1643,31 @@ def test_member_who_comes_back_is_given_the_key_again(
         alice.types("once more")
         assert len(alice.payloads(KeyShare)) == given + 1
     assert len(bob.messages) == 5
+    assert bob.counts == {}
+
+
+def test_key_of_an_author_who_left_is_forgotten_after_two_minutes(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("hello")
+    room.crash(alice)
+    room.passes(119, step=1)
+    feed = bob.session._feeds[LOBBY.tag, alice.session_id]
+    assert feed.has_key(1)
+    room.passes(1)
+    assert not feed.has_key(1)
+
+
+def test_key_of_an_author_who_came_back_in_time_lives_on(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("one")
+    room.disconnect(alice)
+    room.connect(alice)
+    alice.types("two")
+    room.passes(130, step=1)
+    alice.types("three")
+    assert bob.messages == ["alice: one", "alice: two", "alice: three"]
     assert bob.counts == {}
 
 
@@ -1652,6 +1802,17 @@ def test_leaving_is_said_with_its_reason(
     assert alice.notices[-1] == f"-- {name} left{why}"
     alice.hears(Del(bob.session_id, reason).serialize())
     assert alice.counts == {"unknown member left": 1}
+
+
+def test_nobody_is_live_without_a_connection_nor_by_an_earlier_one(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    room.disconnect(alice)
+    assert alice.session._roster.live == {}
+    assert len(alice.asks("/who")) == 2
+    room.crash(bob)
+    room.connect(alice)
+    assert set(alice.session._roster.live) == {carol.session_id}
 
 
 # --------------------------------------------------------------------------- coming
@@ -1873,9 +2034,19 @@ def test_new_run_keeps_whom_it_ignores_whom_it_met_and_how_far_it_has_their_feed
         f"-- 1 message of {bob.session._roster.name(fingerprint('alice'))} missing here"
     )
     assert bob.texts == ["three"]
+    assert not bob.asks("/status")[-1].startswith("-- dropped")
     bob.types("who may read this?")
     audience = next(e for e in bob.entries if e.kind == EntryKind.AUDIENCE and len(e.text) == 32)
     assert audience.text == b"".join(sorted(fingerprint(n)[:16] for n in ("alice", "bob")))
+
+
+def test_new_run_ignores_nobody_who_was_taken_back(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    for line in ("/ignore bob", "/ignore bob off", "/ignore bob"):
+        alice.types(line)
+        again = SimulatedMember(room, "alice", alice.memory)
+        assert again.session._ignored == alice.session._ignored
 
 
 def test_new_run_reports_nothing_missing_that_was_not_for_it(
@@ -1955,15 +2126,17 @@ def test_feeds_of_a_month_ago_are_not_recalled_and_their_rows_are_forgotten(
     memory = bob.memory
     (row,) = (k for k in bob.remembered if k[0] == chat_session.FEEDS_TABLE)
     month_ms = 30 * 24 * 3600 * 1000
-    room.crash(bob)
     room.now = Moment(room.now.s, room.now.ms + month_ms - 1)
-    assert room.join("bob", memory).session._feeds
-    room.now = Moment(room.now.s, room.now.ms + 1)
-    again = SimulatedMember(room, "bob", bob.memory)
-    assert again.session._feeds == {}
-    again.remembered = dict(bob.remembered)
-    again.tick()
-    assert row not in again.remembered
+    for left in (1, 0):
+        again = SimulatedMember(room, "bob", memory)
+        assert len(again.session._feeds) == left
+        again.remembered = dict(bob.remembered)
+        again.tick()
+        assert (row in again.remembered) == bool(left)
+        changes = len([e for e in again.effects if isinstance(e, Remember)])
+        again.tick()
+        assert len([e for e in again.effects if isinstance(e, Remember)]) == changes
+        room.now = Moment(room.now.s, room.now.ms + 1)
 
 
 def test_feeds_of_other_rooms_are_not_recalled(room: SimulatedRoom, alice: SimulatedMember) -> None:
@@ -2156,6 +2329,50 @@ def any_frame() -> st.SearchStrategy[bytes]:
 
 def frame_of(kind: int, body: bytes) -> bytes:
     return (1 + len(body)).to_bytes(4, "big") + bytes((kind,)) + body
+
+
+LEGAL = {
+    FrameType.HELLO: Hello(1, 1, bytes(32), False).serialize(),
+    FrameType.JOIN: Join(LOBBY.tag, bytes(16), bytes(32), b"").serialize(),
+    FrameType.WELCOME: Welcome((), last=True).serialize(),
+    FrameType.ADD: Add(b"x" * 16, b"").serialize(),
+    FrameType.DEL: Del(b"x" * 16, 1).serialize(),
+    FrameType.REBUNDLE: Rebundle(b"").serialize(),
+    FrameType.BROADCAST: Broadcast(b"").serialize(),
+    FrameType.DIRECT: Direct(bytes(16), b"").serialize(),
+    FrameType.PING: Ping(1).serialize(),  # the link answers these
+    FrameType.PONG: Pong(1).serialize(),
+    FrameType.ERROR: Error(1, "x").serialize(),
+}
+EXPECTED = {
+    "connected": {FrameType.HELLO, FrameType.ERROR},
+    "joining": {FrameType.WELCOME, FrameType.ERROR},
+    "joined": {
+        FrameType.ADD,
+        FrameType.DEL,
+        FrameType.BROADCAST,
+        FrameType.DIRECT,
+        FrameType.ERROR,
+    },
+}
+
+
+@pytest.mark.parametrize("state", EXPECTED)
+@pytest.mark.parametrize("kind", LEGAL, ids=lambda kind: kind.name)
+def test_legal_frame_in_the_wrong_state_closes_with_one_line(state: str, kind: FrameType) -> None:
+    member = in_state(state)
+    before = len(member.lines)
+    member.hears(LEGAL[kind])
+    if kind in EXPECTED[state]:
+        assert member.alerts == [] or "refused a member" in member.alerts[0]
+        assert member.closed in (None, 3)
+    else:
+        assert member.closed == 3
+        assert member.alerts == [
+            f"the relay broke the protocol: a frame of type {kind.value} does not belong here"
+        ]
+        assert len(member.lines) == before + 1
+        assert member.sent[1:] == []
 
 
 @settings(max_examples=15)
@@ -2385,3 +2602,70 @@ def test_honest_members_have_exactly_what_was_for_them() -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive"] * 3 + ["say"] * 3 + ["msg", "join", "ignore", "tick", "crash"]),
+        SOMEBODY,
+        SOMEBODY,
+    ),
+    min_size=15,
+    max_size=50,
+)
+
+
+@settings(max_examples=30)
+@given(STEPS)
+def test_whatever_is_on_its_way_meanwhile_everybody_has_what_was_sent_to_him(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    """As above with a network that takes its time: what an author's session sent to a session
+    that was in the room is what that one has, in order, once."""
+    room = SimulatedRoom()
+    room.is_slow = True
+    sent: dict[tuple[bytes, bytes, bytes], list[str]] = {}  # author, reader, tag
+    for name in ("alice", "bob"):
+        room.join(name)
+    for count, (what, number, other) in enumerate(steps):
+        members = [m for m in room.connected if m.session.joined]
+        member = members[number % len(members)] if members else None
+        name = NAMES[other % len(NAMES)]
+        match what:
+            case "arrive":
+                for ahead in range(1 + other):
+                    room.arrive(number + ahead)
+            case "join" if all(m.name != name for m in room.connected):
+                room.join(name)
+            case "crash" if member is not None and len(room.connected) > 2:
+                room.crash(member)
+            case "tick":
+                room.passes(other / 4)
+            case "ignore" if member is not None:
+                off = " off" if fingerprint(name) in member.session._ignored else ""
+                member.types(f"/ignore {name}{off}")
+            case "say" | "msg" if member is not None:
+                before, line = member.coins, f"line {count}"
+                member.types(line if what == "say" else f"/msg {name} {line}")
+                if member.coins == before:
+                    continue
+                feed = member.session._conversations[member.entries[-1].tag].ours
+                for reader in room.members:
+                    if reader.session_id in feed._given:
+                        key = (member.session_id, reader.session_id, feed.tag)
+                        sent.setdefault(key, []).append(line)
+    for _ in range(20):
+        while room.arrive(0):
+            pass
+        room.passes(0.5)
+    harmless = {"not for us", "no key came", "before our key", "of no member"}
+    for reader in room.members:
+        have: dict[tuple[bytes, bytes, bytes], list[str]] = {}
+        for e in reader.entries:
+            if e.kind == EntryKind.CHAT and e.session_id != reader.session_id:
+                key = (e.session_id, reader.session_id, e.tag)
+                have.setdefault(key, []).append(e.text.decode())
+        assert have == {key: lines for key, lines in sent.items() if key[1] == reader.session_id}
+        assert reader.alerts == []
+        assert set(reader.counts) <= harmless, reader.counts
+        assert "not confirmed" not in str(reader.session.typed("/status", room.now))

@@ -1,0 +1,628 @@
+"""chat_engine: what is performed in which order, and how it ends.
+
+The session is a script, terminal, link and chain write one journal; where a chain is read, it is a
+real one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self, cast
+
+import pytest
+from simulated_room import keystore
+from test_chat_history import Book
+
+import chat_engine
+from blockchain import Blockchain, BlockType, Draft, Head, SideRow, StoreFailed
+from chat_engine import MAX_OUT_BYTES, MAX_WAITING_LINES, Engine, now
+from chat_link import Inbox, Lost, Received
+from chat_session import (
+    Append,
+    Close,
+    Credit,
+    Effect,
+    Leave,
+    MakeSessionKey,
+    Moment,
+    Query,
+    Ready,
+    Refuse,
+    Remember,
+    Show,
+    Transmit,
+)
+from chat_terminal import Kind, Line
+from chat_wire import Broadcast, Frame
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
+
+DEADLINE_S = 20.0  # for things that take milliseconds: reached only when they never happen
+HEAD = Head(bytes(16), 7, bytes(32), bytes(64))
+
+
+def draft(name: str) -> Append:
+    return Append(Draft(BlockType.SENT, name.encode(), bytes(32)))
+
+
+def notice(text: str) -> Show:
+    return Show(Line(Kind.NOTICE, text))
+
+
+def received(*names: str) -> Received:
+    frames = [Frame(Broadcast(name.encode()).serialize()) for name in names]
+    return Received(frames, sum(len(frame.raw) for frame in frames))
+
+
+class Script:
+    """A session that does what a test says.  A line or frame that is in `answers` has those
+    effects; any other is appended, sent and shown."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Effect]] = {}
+        self.faults: dict[str, BaseException] = {}  # by method
+        self.calls: list[str] = []
+        self.ticks = 0
+        self.on_tick: list[Effect] = []
+        self.exit_code = 0
+        self.leaving = False
+        self.ticked = threading.Condition()
+
+    def _called(self, method: str, detail: str = "") -> None:
+        self.calls.append(f"{method} {detail}".strip())
+        if method in self.faults:
+            raise self.faults[method]
+
+    def connected(self) -> list[Effect]:
+        self._called("connected")
+        return [Ready()]
+
+    def disconnected(self, why: str, _now: Moment) -> list[Effect]:
+        self._called("disconnected", why)
+        return [Show(Line(Kind.ALERT, why))]
+
+    def receive(self, frame: Frame, _now: Moment) -> list[Effect]:
+        name = frame.body.decode()
+        self._called("receive", name)
+        return self.answers.get(name, [notice(name), draft(name)])
+
+    def typed(self, text: str, _now: Moment) -> list[Effect]:
+        self._called("typed", text)
+        if text == "/quit":
+            return self.leave(_now)
+        return self.answers.get(text, [Transmit(text.encode()), Credit(), draft(text)])
+
+    def tick(self, _now: Moment, head: Head) -> list[Effect]:
+        assert head == HEAD or head.index >= 0
+        with self.ticked:
+            self.ticks += 1
+            self.ticked.notify_all()
+        if "tick" in self.faults:
+            raise self.faults["tick"]
+        effects, self.on_tick = self.on_tick, []
+        return effects + ([Leave(self.exit_code)] if self.leaving else [])
+
+    def leave(self, _now: Moment, within_s: float | None = None) -> list[Effect]:
+        self._called("leave", "" if within_s is None else str(within_s))
+        self.leaving = True
+        return []
+
+    def session_key_made(self, sek: object, _now: Moment) -> list[Effect]:
+        self._called("session_key_made", type(sek).__name__)
+        return [Transmit(b"rebundle")]
+
+    def waits_for_ticks(self, count: int) -> None:
+        """Until so many more turns are over."""
+        with self.ticked:
+            target = self.ticks + count
+            assert self.ticked.wait_for(lambda: self.ticks >= target, DEADLINE_S)
+
+
+class Running:
+    """An engine on its thread; `journal` is what reached the outside, in order."""
+
+    def __init__(self, chain: Blockchain | None = None, balance: int = 0) -> None:
+        self.journal: list[str] = []
+        self.errors: list[str] = []
+        self.session = Script()
+        self.write_fails: BaseException | None = None
+        self.inbox = Inbox()
+        self.link = SimpleNamespace(
+            send=lambda frame: self.journal.append(f"send {frame.decode()}"),
+            wake=lambda: self.journal.append("wake"),
+            close=lambda: self.journal.append("close"),
+            waiting_bytes=0,
+        )
+        fake_chain = SimpleNamespace(append=self._append, head=lambda: HEAD)
+        profile: Any = SimpleNamespace(chain=chain or fake_chain, path=Path("/profile"))
+        terminal: Any = SimpleNamespace(
+            show=self._show, end_input=lambda: self.journal.append("end input")
+        )
+        self.engine = Engine(profile, cast(Any, self.session), terminal, self.inbox, balance)
+        self.engine.attach(cast(Any, self.link))
+        self.thread = threading.Thread(target=self.engine.run, daemon=True)
+
+    def _append(self, drafts: list[Draft], _ms: int, side: list[SideRow]) -> None:
+        if self.write_fails is not None:
+            raise self.write_fails
+        names = [d.record.decode() for d in drafts] + [row.key.decode() for row in side]
+        self.journal.append(f"append {' '.join(names)}")
+
+    def _show(self, line: Line) -> None:
+        self.journal.append(f"show {line.text}")
+        if line.kind is Kind.ERROR:
+            self.errors.append(line.text)
+
+    @property
+    def shown(self) -> list[str]:
+        return [entry.removeprefix("show ") for entry in self.journal if entry.startswith("show ")]
+
+    def ends(self) -> int:
+        """Waits for the end of the thread; nobody is left waiting."""
+        self.thread.join(DEADLINE_S)
+        assert not self.thread.is_alive()
+        for event in (self.engine.over, self.engine.leaving, self.engine.ready):
+            assert event.is_set()
+        assert self.journal.count("end input") == 1
+        return self.engine.exit_code
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _problem: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.engine.leave(0.0)
+        self.thread.join(DEADLINE_S)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def _quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_engine, "_TICK_S", 0.002)
+
+
+@pytest.fixture
+def idle() -> Running:
+    """Not started: what is given to it waits, and is one batch."""
+    return Running()
+
+
+@pytest.fixture
+def running(idle: Running) -> Iterator[Running]:
+    with idle:
+        yield idle
+
+
+# --------------------------------------------------------------------------- the order of effects
+
+
+def test_blocks_are_on_disk_before_anything_is_sent_or_shown(running: Running) -> None:
+    row = SideRow("members", b"row", b"value")
+    running.session.answers["hello"] = [
+        notice("shown"),
+        Transmit(b"sent"),
+        draft("one"),
+        Credit(),
+        Remember(row),
+        draft("two"),
+    ]
+    running.engine.submit("hello", wait=True)
+    assert running.journal == [
+        "append one two row",
+        "show shown",
+        "send sent",
+        "show Mined 1 coin. New balance: 1",
+    ]
+
+
+def test_all_that_waits_is_one_transaction_and_lines_are_a_second(idle: Running) -> None:
+    for number in range(5):
+        idle.inbox.put(received(f"frame{number}a", f"frame{number}b"))
+    for number in range(5):
+        idle.engine.submit(f"line{number}", wait=False)
+    idle.engine.submit("/quit", wait=False)
+    with idle:
+        assert idle.ends() == 0
+    names = [f"frame{number}{letter}" for number in range(5) for letter in "ab"]
+    lines = [f"line{number}" for number in range(5)]
+    expected = ["wake", f"append {' '.join(names)}", *(f"show {name}" for name in names)]
+    expected.append(f"append {' '.join(lines)}")
+    for number, line in enumerate(lines, 1):
+        expected += [f"send {line}", f"show Mined 1 coin. New balance: {number}"]
+    assert idle.journal == [*expected, "close", "end input"]
+
+
+def test_a_turn_without_blocks_writes_nothing(running: Running) -> None:
+    running.session.answers["/who"] = [notice("nobody")]
+    running.engine.submit("/who", wait=True)
+    assert running.journal == ["show nobody"]
+
+
+def test_a_turn_takes_a_bounded_number_of_lines_and_frames(idle: Running) -> None:
+    for number in range(200):
+        idle.engine.submit(f"{number}", wait=False)
+    idle.engine.submit("/quit", wait=False)
+    with idle:
+        assert idle.ends() == 0
+    sizes = [len(entry.split()) - 1 for entry in idle.journal if entry.startswith("append")]
+    assert sum(sizes) == 200
+    assert max(sizes) == 64
+    assert [entry for entry in idle.journal if entry.startswith("send")] == [
+        f"send {number}" for number in range(200)
+    ]
+
+
+def test_acks_go_after_what_they_vouch_for_is_on_disk_and_shown(idle: Running) -> None:
+    idle.inbox.put(received("hello"))
+    idle.engine.submit("line", wait=False)
+    idle.session.on_tick = [Transmit(b"ack")]
+    with idle:
+        idle.session.waits_for_ticks(1)
+        idle.engine.leave(0.0)
+        assert idle.ends() == 0
+    expected = ["wake", "append hello", "show hello", "append line", "send line"]
+    assert idle.journal[:7] == [*expected, "show Mined 1 coin. New balance: 1", "send ack"]
+
+
+def test_the_balance_goes_on_from_the_chains(tmp_path: Path) -> None:
+    with Running(balance=41) as running:
+        running.engine.submit("hello", wait=True)
+        assert "show Mined 1 coin. New balance: 42" in running.journal
+
+
+# --------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize("cause", ["a frame", "a line"])
+def test_a_chain_that_cannot_be_written_stops_everything_with_one_line(
+    idle: Running, cause: str
+) -> None:
+    idle.write_fails = StoreFailed("database or disk is full")
+    if cause == "a frame":
+        idle.inbox.put(received("hello"))
+        idle.engine.submit("typed behind it", wait=False)
+    else:
+        idle.engine.submit("hello", wait=False)
+    idle.session.on_tick = [Transmit(b"ack")]
+    with idle:
+        assert idle.ends() == 1
+    text = (
+        "your chain cannot be written, so nothing more is sent or shown: database or disk is full"
+    )
+    assert [e for e in idle.journal if e != "wake"] == [f"show {text}", "close", "end input"]
+    assert idle.errors == [text]
+    assert idle.session.ticks == 0
+    assert idle.engine.untaken == (1 if cause == "a frame" else 0)
+
+
+@pytest.mark.parametrize(
+    "method", ["connected", "receive", "typed", "tick", "disconnected", "session_key_made", "leave"]
+)
+@pytest.mark.parametrize("fault", [RuntimeError("nobody thought of this"), KeyError("x")], ids=repr)
+def test_an_unexpected_exception_is_one_line_that_names_it_and_its_place(
+    idle: Running, monkeypatch: pytest.MonkeyPatch, method: str, fault: Exception
+) -> None:
+    class Key:
+        """A session key that is made at once."""
+
+    monkeypatch.setattr(chat_engine, "EncryptionManager", Key)
+    idle.session.faults[method] = fault
+    idle.inbox.put(received("hello"))
+    idle.inbox.put(Key())
+    idle.engine.submit("hello", wait=False)
+    with idle:
+        if method == "disconnected":
+            idle.inbox.put(Lost("gone"))
+        if method == "leave":
+            idle.engine.leave(1.0)
+        assert idle.ends() == 1
+    (line,) = idle.errors
+    assert type(fault).__name__ in line
+    assert "at test_chat_engine.py:" in line
+    assert str(fault) in line
+    assert "\n" not in line
+    assert ("close" in idle.journal) == (method != "disconnected")  # then there is none
+
+
+def test_a_fault_in_the_store_is_no_silent_end(idle: Running) -> None:
+    idle.write_fails = TypeError("not a block")
+    idle.engine.submit("hello", wait=False)
+    with idle:
+        assert idle.ends() == 1
+    assert "TypeError at test_chat_engine.py:" in idle.errors[0]
+
+
+def test_who_waits_for_a_line_gets_it_back_when_the_engine_ends(idle: Running) -> None:
+    idle.session.faults["typed"] = RuntimeError("fault")
+    returned: list[str] = []
+    waiting = threading.Thread(
+        target=lambda: returned.append(idle.engine.submit("hello", wait=True)), daemon=True
+    )
+    waiting.start()
+    with idle:
+        assert idle.ends() == 1
+    waiting.join(DEADLINE_S)
+    assert not waiting.is_alive()
+    assert idle.engine.submit("too late", wait=True) == "too late"
+    assert idle.engine.submit("too late", wait=False) == "too late"
+    assert idle.engine.untaken == 0
+
+
+# --------------------------------------------------------------------------- lines
+
+
+def test_a_line_that_is_refused_comes_back_to_who_waits_and_is_counted(running: Running) -> None:
+    running.session.answers["/frob"] = [Show(Line(Kind.ERROR, "no such")), Refuse("/frob")]
+    assert running.engine.submit("/frob", wait=True) == "/frob"
+    assert running.engine.submit("hello", wait=True) == ""
+    assert running.engine.submit("/frob", wait=False) == ""
+    running.engine.submit("hello", wait=True)
+    assert running.engine.refused == 2
+
+
+def test_256_lines_wait_and_no_more_then_all_are_taken_in_order(idle: Running) -> None:
+    lines = [f"{number}" for number in range(MAX_WAITING_LINES + 50)]
+
+    def pipe() -> None:
+        for line in [*lines, "/quit"]:
+            assert idle.engine.submit(line, wait=False) == ""
+
+    writer = threading.Thread(target=pipe, daemon=True)
+    writer.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while idle.engine.untaken < MAX_WAITING_LINES:
+        assert time.monotonic() < deadline
+    assert writer.is_alive()
+    assert idle.engine.untaken == 256
+    with idle:
+        assert idle.ends() == 0
+    writer.join(DEADLINE_S)
+    assert [call for call in idle.session.calls if call.startswith("typed")] == [
+        f"typed {line}" for line in [*lines, "/quit"]
+    ]
+
+
+def test_what_stands_behind_a_quit_is_not_taken_and_known_to_be_behind_it(idle: Running) -> None:
+    for line in ("before", "/quit", "behind", "behind too"):
+        idle.engine.submit(line, wait=False)
+    with idle:
+        assert idle.ends() == 0
+    assert "typed behind" not in idle.session.calls
+    assert idle.engine.has_quit
+    assert idle.engine.untaken == 2
+
+
+def test_what_a_signal_cuts_off_is_known_not_to_be_behind_a_quit(idle: Running) -> None:
+    idle.engine.leave(0.0)
+    idle.engine.submit("never taken", wait=False)
+    with idle:
+        assert idle.ends() == 0
+    assert "typed never taken" not in idle.session.calls
+    assert not idle.engine.has_quit
+    assert idle.engine.untaken == 1
+
+
+def test_no_lines_are_taken_above_1_mib_of_what_waits_to_be_sent(running: Running) -> None:
+    assert MAX_OUT_BYTES == 1024 * 1024
+    running.link.waiting_bytes = MAX_OUT_BYTES + 1
+    running.engine.submit("waits", wait=False)
+    running.inbox.put(received("frame"))
+    running.session.waits_for_ticks(5)
+    assert "typed waits" not in running.session.calls
+    assert "show frame" in running.journal, "all else goes on"
+    running.link.waiting_bytes = MAX_OUT_BYTES
+    assert running.engine.submit("behind it", wait=True) == ""
+    assert running.session.calls[-2:] == ["typed waits", "typed behind it"]
+
+
+def test_a_signal_ends_an_engine_that_takes_no_lines(running: Running) -> None:
+    running.link.waiting_bytes = MAX_OUT_BYTES + 1
+    running.engine.submit("waits", wait=False)
+    running.engine.leave(2.0)
+    assert running.ends() == 0
+    assert "leave 2.0" in running.session.calls
+
+
+# --------------------------------------------------------------------------- the connection
+
+
+@pytest.mark.parametrize("code", [3, 5])
+def test_a_close_before_the_room_ends_the_run_with_its_code(idle: Running, code: int) -> None:
+    idle.session.connected = list  # type: ignore[method-assign]
+    idle.session.answers["error"] = [Show(Line(Kind.ERROR, "refused")), Close(code)]
+    idle.inbox.put(received("error"))
+    idle.engine.leave(0.0)  # whose Leave(0) must not hide the code
+    idle.engine.submit("hello", wait=False)
+    with idle:
+        assert idle.ends() == code
+    assert idle.journal[:3] == ["wake", "show refused", "close"]
+    assert "typed hello" not in idle.session.calls
+    assert idle.session.ticks == 0
+
+
+def test_a_connection_lost_before_the_room_ends_the_run_with_3(idle: Running) -> None:
+    idle.session.connected = list  # type: ignore[method-assign]
+    idle.inbox.put(Lost("the relay closed the connection"))
+    with idle:
+        assert idle.ends() == 3
+    assert idle.shown == ["the relay closed the connection"]
+
+
+def test_a_connection_lost_in_the_room_leaves_lines_to_be_kept(running: Running) -> None:
+    running.session.exit_code = 3
+    running.inbox.put(Lost("gone"))
+    running.session.waits_for_ticks(3)
+    running.link.waiting_bytes = MAX_OUT_BYTES + 1  # of the connection that is gone
+    running.engine.submit("kept", wait=True)
+    assert running.journal == ["show gone", "append kept", "show Mined 1 coin. New balance: 1"]
+    running.engine.submit("/quit", wait=True)
+    assert running.ends() == 3
+
+
+def test_a_close_in_the_room_ends_the_connection_and_not_the_run(running: Running) -> None:
+    running.session.answers["error"] = [Close(3)]
+    running.inbox.put(received("error"))
+    running.session.waits_for_ticks(2)
+    assert "close" in running.journal
+    assert not running.engine.over.is_set()
+    running.engine.submit("hello", wait=True)
+    assert "append hello" in running.journal
+
+
+def test_frames_that_were_taken_make_the_link_look_again(running: Running) -> None:
+    running.session.answers["x"] = []
+    running.inbox.put(received("x"))
+    running.session.waits_for_ticks(2)
+    assert running.journal == ["wake"]
+
+
+def test_a_new_session_key_is_made_elsewhere_and_waited_for_at_the_end(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, made_on = threading.Event(), []
+
+    class Key:
+        def __init__(self) -> None:
+            made_on.append(threading.current_thread())
+            assert go_on.wait(DEADLINE_S)
+
+    monkeypatch.setattr(chat_engine, "EncryptionManager", Key)
+    running.session.on_tick = [MakeSessionKey()]
+    running.session.waits_for_ticks(5)  # it does not wait for the key
+    go_on.set()
+    deadline = time.monotonic() + DEADLINE_S
+    while "send rebundle" not in running.journal:
+        assert time.monotonic() < deadline
+    assert running.session.calls[-1] == "session_key_made Key"
+    assert made_on[0] is not running.thread
+    running.engine.leave(0.0)
+    assert running.ends() == 0
+    assert not made_on[0].is_alive()
+
+
+def test_an_end_that_comes_while_a_key_is_made_waits_for_it(
+    idle: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, makers = threading.Event(), []
+
+    class Key:
+        def __init__(self) -> None:
+            makers.append(threading.current_thread())
+            assert go_on.wait(DEADLINE_S)
+
+    monkeypatch.setattr(chat_engine, "EncryptionManager", Key)
+    idle.session.on_tick = [MakeSessionKey()]
+    idle.engine.leave(0.0)
+    with idle:
+        assert idle.engine.over.wait(DEADLINE_S), "the prompt may go on meanwhile"
+        go_on.set()
+        assert idle.ends() == 0
+    assert not makers[0].is_alive()
+
+
+# --------------------------------------------------------------------------- /history, /chain
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    made = Book(tmp_path / "chain.db")
+    yield made
+    made.chain.close()
+
+
+def asked(running: Running, command: str, argument: str = "") -> list[str]:
+    """What is shown for a query."""
+    running.session.answers[command] = [Query(command, argument)]
+    before = len(running.shown)
+    running.engine.submit(command, wait=True)
+    return running.shown[before:]
+
+
+def test_history_shows_the_last_20_or_as_many_as_are_asked_for(book: Book) -> None:
+    for number in range(25):
+        book.says(book.bob, f"text {number}")
+    texts = [f"text {number}" for number in range(25)]
+    with Running(book.chain) as running:
+        assert asked(running, "history") == texts[-20:]
+        assert asked(running, "history", "3") == texts[-3:]
+        assert asked(running, "history", "99999999") == texts
+        assert running.errors == []
+        for bad in ("0", "00", "-1", "x", "1 2", "1.5", "٣", "1" * 9):
+            assert asked(running, "history", bad) == ["say it like this: /history 50"], bad
+        assert len(running.errors) == 8
+
+
+def test_wallet_and_chain_say_what_there_is(book: Book) -> None:
+    book.says(book.alice, "hello")
+    head = book.chain.head()
+    with Running(book.chain, balance=1) as running:
+        assert asked(running, "wallet") == [f"1 coin, from your chain up to block {head.index}"]
+        size, hexes, verdict = asked(running, "chain")
+    assert size == f"{head.index + 1} blocks, in /profile/chain.db"
+    assert hexes.startswith("head: ")
+    assert hexes[6:].replace(" ", "") == head.hash.hex()
+    assert verdict == f"OK: {head.index + 1} blocks, every block is as it was written"
+    with Running(book.chain, balance=2) as running:
+        assert asked(running, "wallet")[0].startswith("2 coins, ")
+
+
+@pytest.mark.parametrize("command", ["wallet", "chain"])
+def test_a_command_that_takes_nothing_refuses_what_is_behind_it(book: Book, command: str) -> None:
+    with Running(book.chain) as running:
+        assert asked(running, command, "of bob") == [
+            f"say it like this, with nothing behind it: /{command}"
+        ]
+        assert len(running.errors) == 1
+
+
+def test_a_damaged_record_is_one_line_and_the_chat_goes_on(book: Book) -> None:
+    block = book.adds(BlockType.RECEIVED, b"decrypts, but is no entry")
+    with Running(book.chain) as running:
+        (line,) = asked(running, "history")
+        assert line.startswith(f"block {block.index} cannot be read: ")
+        assert running.errors == [line]
+        assert running.engine.submit("hello", wait=True) == ""
+        assert "send hello" in running.journal
+
+
+def test_chain_says_where_it_was_changed(book: Book) -> None:
+    book.says(book.bob, "hello")
+    book.chain.close()
+    database = sqlite3.connect(book.path)
+    with database:
+        database.execute("DELETE FROM blocks WHERE idx = 2")
+    database.close()
+    book.chain = Blockchain.open(book.path, keystore("alice").with_chain(bytes(16)))
+    with Running(book.chain) as running:
+        assert asked(running, "chain")[-1].startswith("MISSING@2: ")
+
+
+# --------------------------------------------------------------------------- the clock
+
+
+def test_now_is_both_clocks_and_the_first_never_goes_back() -> None:
+    before = time.time()
+    first, second = now(), now()
+    assert second.s >= first.s
+    assert before - 1 <= first.ms / 1000 <= time.time() + 1
+
+
+def test_now_counts_what_the_machine_slept_where_a_clock_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock: Callable[[int], float] = {7: 1234.5}.__getitem__
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", clock)
+    assert now().s == 1234.5
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert now().s != 1234.5

@@ -1,0 +1,449 @@
+"""chat_history: a chain read back into people and messages, and into what a session remembers."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from simulated_room import LOBBY, keystore, session_keys
+
+import chat_history
+from blockchain import Block, Blockchain, BlockType, Draft, SideRow, StoreUnreadable
+from chat_history import history, recall
+from chat_messages import (
+    AUDIENCE_ITEM_BYTES,
+    Bundle,
+    Entry,
+    EntryKind,
+    Event,
+    EventKind,
+    SignedEntry,
+)
+from chat_session import FEEDS_TABLE, MEMBERS_TABLE
+from chat_terminal import Kind, Line
+from chat_wire import u64
+from crypto_utils import RoomSecret, SigningKey, pair_tag
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
+
+NOW_MS = 1_700_000_000_000
+ELSEWHERE = RoomSecret.open_room("elsewhere")
+
+
+OUR_KEYS = keystore("alice").with_chain(bytes(16))
+
+
+class Author:
+    """One session of somebody, and the feeds that it writes."""
+
+    def __init__(self, name: str, nick: str | None = None, room: RoomSecret = LOBBY) -> None:
+        self.key = SigningKey.generate()
+        self.room = room
+        keys = keystore(name)
+        self.bundle = Bundle.create(
+            keys.identity,
+            room,
+            nick or name,
+            self.key.public[:16],
+            self.key,
+            1,
+            session_keys("everybody", 0).get_public_key(),
+            keys.chain_id,
+            keys.chain_signing_key.public,
+        )
+        self.fingerprint = self.bundle.fingerprint
+        self.name = f"{self.bundle.nick}#{self.fingerprint.hex()[:4]}"
+        self._seqs: dict[bytes, int] = {}
+
+    def writes(
+        self, text: str | bytes, kind: int = EntryKind.CHAT, tag: bytes | None = None
+    ) -> SignedEntry:
+        """The next entry of its feed in a conversation."""
+        tag = tag or self.room.tag
+        seq = self._seqs[tag] = self._seqs.get(tag, 0) + 1
+        data = text.encode() if isinstance(text, str) else text
+        zeros = bytes(32)
+        entry = Entry(kind, tag, self.bundle.session_id, seq, zeros, zeros, NOW_MS, b"s" * 16, data)
+        return entry.sign(self.key)
+
+
+@cache
+def authors() -> tuple[Author, Author, Author]:
+    """Us and two others; bundles take an RSA signature each."""
+    return Author("alice"), Author("bob"), Author("carol")
+
+
+class Book:
+    """Alice's chain, filled block by block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.chain = Blockchain.create(path, OUR_KEYS, NOW_MS)
+        self.alice, self.bob, self.carol = (Author.__new__(Author) for _ in range(3))
+        for ours, shared in zip((self.alice, self.bob, self.carol), authors(), strict=True):
+            ours.__dict__ |= shared.__dict__ | {"_seqs": {}}
+            self.meets(ours)
+
+    def adds(self, kind: BlockType, record: bytes) -> Block:
+        return self.chain.add_block(Draft(kind, record, bytes(32)), NOW_MS)
+
+    def event(self, kind: int, body: bytes) -> Block:
+        return self.adds(BlockType.EVENT, Event(kind, body).serialize())
+
+    def meets(self, author: Author) -> None:
+        self.event(EventKind.BUNDLE, author.bundle.raw)
+
+    def says(self, author: Author, text: str, tag: bytes | None = None) -> SignedEntry:
+        """A message, as it is on Alice's chain."""
+        signed = author.writes(text, tag=tag)
+        is_ours = author.fingerprint == self.alice.fingerprint
+        self.adds(BlockType.SENT if is_ours else BlockType.RECEIVED, signed.serialize())
+        return signed
+
+    def writes_to(self, *people: Author, tag: bytes | None = None) -> None:
+        """Alice's audience entry."""
+        prefixes = sorted(p.fingerprint[:AUDIENCE_ITEM_BYTES] for p in (self.alice, *people))
+        signed = self.alice.writes(b"".join(prefixes), EntryKind.AUDIENCE, tag)
+        self.adds(BlockType.CONTROL, signed.serialize())
+
+    def pair(self, other: Author) -> bytes:
+        return pair_tag(LOBBY, self.alice.fingerprint, other.fingerprint)
+
+    def shown(self, count: int = 100, find: str = "") -> list[str]:
+        return [f"{line.author}: {line.text}" for line in history(self.chain, count, find)]
+
+    def texts(self, count: int = 100, find: str = "") -> list[str]:
+        return [line.text for line in history(self.chain, count, find)]
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    made = Book(tmp_path / "chain.db")
+    yield made
+    made.chain.close()
+
+
+# --------------------------------------------------------------------------- who said what
+
+
+def test_messages_come_in_the_order_of_the_chain_with_names_and_times(book: Book) -> None:
+    book.writes_to(book.bob, book.carol)
+    book.says(book.alice, "hello")
+    book.says(book.bob, "hi\nthere")
+    book.says(book.carol, "🎈")
+    assert history(book.chain, 10) == [
+        Line(Kind.MESSAGE, "hello", book.alice.name, NOW_MS),
+        Line(Kind.MESSAGE, "hi\nthere", book.bob.name, NOW_MS),
+        Line(Kind.MESSAGE, "🎈", book.carol.name, NOW_MS),
+    ]
+
+
+def test_private_messages_say_so_and_ours_say_for_whom(book: Book) -> None:
+    tag = book.pair(book.bob)
+    book.says(book.bob, "to you", tag)
+    book.says(book.alice, "to whom?", tag)  # what says it is missing
+    book.writes_to(book.bob, tag=tag)
+    book.says(book.alice, "to bob", tag)
+    book.says(book.bob, "back", tag)
+    assert book.shown() == [
+        f"{book.bob.name} (private): to you",
+        f"{book.alice.name} (private): to whom?",
+        f"{book.alice.name} (private to {book.bob.name}): to bob",
+        f"{book.bob.name} (private): back",
+    ]
+
+
+def test_a_room_of_two_is_not_private(book: Book) -> None:
+    book.writes_to(book.bob)
+    book.says(book.alice, "hello")
+    assert book.shown() == [f"{book.alice.name}: hello"]
+
+
+def test_a_person_of_whom_no_bundle_is_kept_is_named_by_the_tag(book: Book) -> None:
+    stranger = Author("dave")
+    tag = book.pair(stranger)
+    book.writes_to(stranger, tag=tag)
+    book.says(book.alice, "hello", tag)
+    tagged = stranger.fingerprint.hex()[:4]
+    assert book.shown() == [f"{book.alice.name} (private to ?#{tagged}): hello"]
+
+
+def test_a_name_is_the_sessions_own_and_a_private_ones_the_latest(book: Book) -> None:
+    renamed = Author("bob", "robert")
+    book.says(book.bob, "as bob")
+    book.meets(renamed)
+    book.says(renamed, "as robert")
+    tag = book.pair(book.bob)
+    book.writes_to(book.bob, tag=tag)
+    book.says(book.alice, "to you", tag)
+    book.says(book.bob, "as bob again")
+    digits = book.bob.fingerprint.hex()[:4]
+    assert book.shown() == [
+        f"bob#{digits}: as bob",
+        f"robert#{digits}: as robert",
+        f"{book.alice.name} (private to robert#{digits}): to you",
+        f"bob#{digits}: as bob again",
+    ]
+
+
+def test_tags_of_one_nick_grow_until_they_differ_whoever_came_first(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With no digit at all everybody of one nick collides, as a ground fingerprint does with four.
+    monkeypatch.setattr(chat_history, "_TAG_DIGITS", 0)
+    book.says(book.bob, "I am bob")
+    assert book.shown() == ["bob#: I am bob"]
+    other = Author("dave", "bob")
+    book.meets(other)
+    book.meets(Author("bob"))  # the same person again is nobody else
+    book.says(other, "so am I")
+    one, two = book.bob.fingerprint.hex(), other.fingerprint.hex()
+    size = next(n for n in range(1, 64) if one[:n] != two[:n])
+    assert book.shown() == [f"bob#{one[:size]}: I am bob", f"bob#{two[:size]}: so am I"]
+
+
+def test_who_is_ignored_is_hidden_from_then_until_no_longer(book: Book) -> None:
+    book.says(book.bob, "before")
+    book.event(EventKind.IGNORE, book.bob.fingerprint)
+    book.says(book.bob, "hidden")
+    book.says(book.bob, "hidden too", book.pair(book.bob))
+    book.says(book.carol, "carol")
+    book.says(book.alice, "alice")
+    book.event(EventKind.UNIGNORE, book.bob.fingerprint)
+    book.says(book.bob, "after")
+    assert book.texts() == ["before", "carol", "alice", "after"]
+    assert book.texts(find="hidden") == []
+
+
+def test_messages_of_every_room_are_there(book: Book) -> None:
+    abroad = Author("carol", room=ELSEWHERE)
+    book.meets(abroad)
+    book.says(abroad, "far away")
+    assert book.shown() == [f"{book.carol.name}: far away"]
+
+
+def test_what_is_no_message_or_of_nobody_known_is_left_out(book: Book) -> None:
+    book.adds(BlockType.RECEIVED, book.bob.writes(b"\xff\0", kind=77).serialize())
+    audience = book.bob.writes(book.bob.fingerprint[:16], EntryKind.AUDIENCE)
+    book.adds(BlockType.RECEIVED, audience.serialize())
+    book.says(Author("dave"), "who is it?")
+    book.event(99, b"an event of a later version")
+    book.says(book.bob, "hello")
+    assert book.texts() == ["hello"]
+
+
+# --------------------------------------------------------------------------- how many, and which
+
+
+def test_the_last_ones_are_shown_oldest_first(book: Book) -> None:
+    for number in range(5):
+        book.says(book.bob, f"{number}")
+    assert book.texts(2) == ["3", "4"]
+    assert book.texts(5) == book.texts(10**8) == ["0", "1", "2", "3", "4"]
+
+
+def test_only_what_is_found_counts(book: Book) -> None:
+    for text in ("old cat", "dog", "new cat", "dog", "bird"):
+        book.says(book.bob, text)
+    assert book.texts(1, "cat") == ["new cat"]
+    assert book.texts(9, "cat") == ["old cat", "new cat"]
+    assert book.texts(9, "fish") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "find"),
+    [
+        ("Straße", "STRASSE"),
+        ("STRASSE", "straße"),
+        ("MASSE und GRÖSSE", "größe"),
+        ("İstanbul", "İSTANBUL"),
+        ("i̇stanbul", "İstanbul"),
+        ("ΟΔΟΣ", "οδος"),
+        ("οδός", "ΟΔΌΣ"),
+        ("cafe\u0301", "CAFÉ"),
+        ("CAFÉ", "cafe\u0301"),
+        ("x" * 100 + "Needle" + "y" * 100, "nEEDLE"),
+        ("a.b*c", ".b*"),
+        ("two\nlines", "o\nl"),
+    ],
+)
+def test_case_and_the_encoding_of_accents_make_no_difference(
+    book: Book, text: str, find: str
+) -> None:
+    book.says(book.bob, text)
+    assert book.texts(find=find) == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "find"), [("café", "cafe"), ("istanbul", "İstanbul"), ("ab", "a b")]
+)
+def test_other_letters_do_make_one(book: Book, text: str, find: str) -> None:
+    book.says(book.bob, text)
+    assert book.texts(find=find) == []
+
+
+# --------------------------------------------------------------------------- what cannot be read
+
+
+def no_entry(book: Book) -> Block:
+    return book.adds(BlockType.RECEIVED, b"decrypts, but is no entry")
+
+
+def no_event(book: Book) -> Block:
+    return book.adds(BlockType.EVENT, b"short")
+
+
+def another_text(book: Book) -> Block:
+    record = bytearray(book.bob.writes("hello").serialize())
+    record[-70] ^= 1  # the text is not the one whose hash is signed
+    return book.adds(BlockType.RECEIVED, bytes(record))
+
+
+def later_version(book: Book) -> Block:
+    return book.adds(BlockType.RECEIVED, b"\2" + book.bob.writes("hello").serialize()[1:])
+
+
+@pytest.mark.parametrize("bad", [no_entry, no_event, another_text, later_version])
+def test_a_record_that_decrypts_and_is_none_is_unreadable_and_named(
+    book: Book, bad: Callable[[Book], Block]
+) -> None:
+    block = bad(book)
+    for read in (lambda: history(book.chain, 10), lambda: recall(book.chain, LOBBY)):
+        with pytest.raises(StoreUnreadable) as problem:
+            read()
+        assert str(problem.value).startswith(f"block {block.index} cannot be read: ")
+        assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize("flaw", ["garbage", "signature"])
+def test_a_bundle_on_the_chain_that_does_not_hold_is_unreadable_and_named(
+    book: Book, flaw: str
+) -> None:
+    raw = book.bob.bundle.raw
+    raw = b"garbage" if flaw == "garbage" else raw[:-1] + bytes((raw[-1] ^ 1,))
+    block = book.event(EventKind.BUNDLE, raw)
+    with pytest.raises(StoreUnreadable, match=rf"^block {block.index} cannot be read: "):
+        history(book.chain, 10)
+
+
+def test_a_block_that_was_changed_is_unreadable_and_what_is_before_it_can_be_asked_for(
+    book: Book,
+) -> None:
+    for text in ("one", "two", "three", "four"):
+        book.says(book.bob, text)
+    book.chain.close()
+    database = sqlite3.connect(book.path)
+    with database:
+        database.execute("UPDATE blocks SET body = zeroblob(99) WHERE idx = 6")
+    database.close()
+    book.chain = Blockchain.open(book.path, OUR_KEYS)
+    assert str(book.chain.verify()) == "EDITED@6"
+    for read in (lambda: history(book.chain, 10), lambda: recall(book.chain, LOBBY)):
+        with pytest.raises(StoreUnreadable, match="block 6 cannot be read"):
+            read()
+    assert [line.text for line in history(book.chain, 10, before=6)] == ["one", "two"]
+    assert [line.text for line in history(book.chain, 10, "TWO", before=6)] == ["two"]
+    assert [line.text for line in history(book.chain, 10, before=5)] == ["one"]
+    assert history(book.chain, 10, before=0) == []
+
+
+def test_a_block_from_before_that_stands_behind_is_not_shown_again(book: Book) -> None:
+    for text in ("one", "two", "three"):
+        book.says(book.bob, text)
+    book.chain.close()
+    database = sqlite3.connect(book.path)
+    with database:
+        database.execute("DELETE FROM blocks WHERE idx = 6")
+        database.execute(
+            "INSERT INTO blocks SELECT 6, header, signature, body FROM blocks WHERE idx = 4"
+        )
+    database.close()
+    book.chain = Blockchain.open(book.path, OUR_KEYS)
+    verdict = book.chain.verify()
+    assert str(verdict) == "REORDERED@6"
+    assert [line.text for line in history(book.chain, 10, before=6)] == ["one", "two"]
+
+
+# --------------------------------------------------------------------------- recall
+
+
+def remember(book: Book, table: str, key: bytes, value: bytes) -> None:
+    book.chain.append([], NOW_MS, [SideRow(table, key, value)])
+
+
+def test_recall_of_a_new_chain_is_nothing(tmp_path: Path) -> None:
+    chain = Blockchain.create(tmp_path / "new.db", OUR_KEYS, NOW_MS)
+    memory = recall(chain, LOBBY)
+    assert (memory.known, memory.ignored, memory.feeds) == ({}, set(), {})
+    chain.close()
+
+
+def test_recall_knows_the_people_met_in_this_room_and_no_other(book: Book) -> None:
+    bob, carol = book.bob.fingerprint, book.carol.fingerprint
+    remember(book, MEMBERS_TABLE, LOBBY.tag + bob, u64(5) + b"old name")
+    remember(book, MEMBERS_TABLE, LOBBY.tag + bob, u64(NOW_MS) + "böb".encode())
+    remember(book, MEMBERS_TABLE, ELSEWHERE.tag + carol, u64(NOW_MS) + b"carol")
+    known = recall(book.chain, LOBBY).known
+    assert list(known) == [bob]
+    assert (known[bob].nick, known[bob].last_seen_ms) == ("böb", NOW_MS)
+    assert list(recall(book.chain, ELSEWHERE).known) == [carol]
+
+
+def test_recall_knows_who_is_ignored_at_the_end(book: Book) -> None:
+    bob, carol = book.bob.fingerprint, book.carol.fingerprint
+    for kind, who in (
+        (EventKind.IGNORE, bob),
+        (EventKind.IGNORE, carol),
+        (EventKind.UNIGNORE, bob),
+        (EventKind.UNIGNORE, book.alice.fingerprint),
+    ):
+        book.event(kind, who)
+    assert recall(book.chain, LOBBY).ignored == {carol}
+
+
+def test_recall_knows_how_far_every_feed_of_others_is_on_the_chain(book: Book) -> None:
+    book.says(book.bob, "one")
+    last = book.says(book.bob, "two")
+    private = book.says(book.bob, "between us", book.pair(book.bob))
+    book.says(book.alice, "ours is not among them")
+    book.bob.writes("never came")
+    gap = book.says(book.bob, "four")
+    feeds = recall(book.chain, LOBBY).feeds
+    session_id = book.bob.bundle.session_id
+    room, pair = (LOBBY.tag, session_id), (book.pair(book.bob), session_id)
+    assert set(feeds) == {room, pair}
+    assert (feeds[room].highest, feeds[room].last_id) == (4, gap.entry.entry_id)
+    assert (feeds[pair].highest, feeds[pair].last_id) == (1, private.entry.entry_id)
+    assert feeds[room].missing == [(3, 3)]
+    assert last.entry.entry_id != gap.entry.entry_id
+
+
+def test_recall_dates_a_feed_by_our_clock_and_not_by_its_authors(book: Book) -> None:
+    signed = replace(book.bob.writes("when?").entry, sent_ms=2**63).sign(book.bob.key)
+    book.adds(BlockType.RECEIVED, signed.serialize())
+    feeds = recall(book.chain, LOBBY).feeds
+    assert [feed.updated_ms for feed in feeds.values()] == [NOW_MS]
+
+
+def test_recall_knows_where_our_stay_in_a_feed_began(book: Book) -> None:
+    session_id = book.bob.bundle.session_id
+    remember(book, FEEDS_TABLE, LOBBY.tag + session_id, u64(7))
+    feeds = recall(book.chain, LOBBY).feeds
+    assert feeds[LOBBY.tag, session_id].noted_first_seq == 7
+
+
+@pytest.mark.parametrize("table", [MEMBERS_TABLE, FEEDS_TABLE])
+def test_a_side_table_that_was_changed_is_unreadable(book: Book, table: str) -> None:
+    remember(book, table, LOBBY.tag + bytes(16), u64(7) + b"x")
+    book.chain.close()
+    database = sqlite3.connect(book.path)
+    with database:
+        database.execute("UPDATE side SET sealed = zeroblob(50)")
+    database.close()
+    book.chain = Blockchain.open(book.path, OUR_KEYS)
+    with pytest.raises(StoreUnreadable, match=f"the side table {table} cannot be read"):
+        recall(book.chain, LOBBY)

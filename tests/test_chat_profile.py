@@ -1,0 +1,807 @@
+"""chat_profile: a folder that survives crashes, damage, tampering and a second client."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import sqlite3
+import stat
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import chat_profile
+from blockchain import Block, Blockchain, BlockType, Draft
+from chat_profile import (
+    Profile,
+    ProfileDamaged,
+    ProfileError,
+    ProfileLocked,
+    check_profile_name,
+    default_home,
+    verify_profile,
+)
+from crypto_utils import Identity, Keystore
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
+
+COINS = 6  # of the profile that is damaged: blocks 1 to 6 are sent ones
+
+
+_generate, _from_pkcs8 = Keystore.generate, Identity.from_pkcs8
+
+
+@cache
+def keys(name: str) -> Keystore:
+    """New keys, of which there are few, since they take a second."""
+    return _generate()
+
+
+@cache
+def checked_identity(pkcs8: bytes) -> Identity:
+    """What is read again and again is checked once: that takes a tenth of a second."""
+    return _from_pkcs8(pkcs8)
+
+
+@pytest.fixture(autouse=True)
+def _quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keystore, "generate", lambda: keys("alice"))
+    monkeypatch.setattr(Identity, "from_pkcs8", checked_identity)
+
+
+def say(profile: Profile, *numbers: int) -> None:
+    """Sends messages, each with an entry_id of its own."""
+    for number in numbers:
+        draft = Draft(BlockType.SENT, b"text %d" % number, number.to_bytes(32, "big"))
+        profile.chain.add_block(draft, 1_700_000_000_000 + number)
+
+
+@pytest.fixture(scope="module")
+def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of somebody who said six things; to be copied."""
+    home = tmp_path_factory.mktemp("talked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Keystore, "generate", lambda: keys("alice"))
+        with Profile.open(home) as profile:
+            profile.remember_nick("alice")
+            say(profile, *range(COINS))
+    return home
+
+
+@pytest.fixture
+def home(talked: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(talked, tmp_path / "home")
+
+
+def folder(home: Path, name: str = "default") -> Path:
+    return home / "profiles" / name
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    """Every file but the locks, by its path."""
+    return {
+        str(path.relative_to(home)): path.read_bytes()
+        for path in sorted(home.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def tamper(home: Path, statement: str, *values: object) -> bytes:
+    """Changes the chain as somebody with an editor for SQLite would; the file's bytes then."""
+    database = sqlite3.connect(folder(home) / "chain.db")
+    with database:
+        assert database.execute(statement, values).rowcount
+    database.close()
+    return (folder(home) / "chain.db").read_bytes()
+
+
+def flip(home: Path, column: str, index: int, at: int) -> bytes:
+    """Flips a bit of a block."""
+    database = sqlite3.connect(folder(home) / "chain.db")
+    (data,) = database.execute(f"SELECT {column} FROM blocks WHERE idx = ?", (index,)).fetchone()
+    database.close()
+    data = data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+    return tamper(home, f"UPDATE blocks SET {column} = ? WHERE idx = ?", data, index)
+
+
+def balance(home: Path, name: str | None = None) -> int:
+    with Profile.open(home, name, create=False) as profile:
+        return profile.balance()
+
+
+def outcome(action: Callable[[], object]) -> str:
+    """What it gave, or what it was refused with."""
+    try:
+        return str(action())
+    except ProfileDamaged as exc:
+        return str(exc)
+
+
+def codes(home: Path) -> list[int]:
+    return [found.exit_code for found in verify_profile(home)]
+
+
+# --------------------------------------------------------------------------- a new one
+
+
+def test_a_new_profile_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with Profile.open(tmp_path / "a" / "home") as profile:
+            profile.remember_nick("alice")
+            say(profile, 1)
+            relative = [p.relative_to(tmp_path) for p in (tmp_path / "a").rglob("*")]
+            modes = {str(p): stat.S_IMODE((tmp_path / p).stat().st_mode) for p in relative}
+    finally:
+        os.umask(before)
+    files = {"lock", "keys", "chain.db", "chain.db-wal", "nick"}
+    expected = {f"a/home/profiles/default/{name}": 0o600 for name in files}
+    expected |= dict.fromkeys(("a/home", "a/home/profiles", "a/home/profiles/default"), 0o700)
+    assert modes == expected
+
+
+def test_a_new_profile_has_keys_that_name_its_chain_and_goes_on_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    with Profile.open(tmp_path) as profile:
+        assert (profile.name, profile.number, profile.is_new) == ("default", 1, True)
+        assert (profile.finding, profile.nick, profile.balance()) == (None, None, 0)
+        assert profile.verdict.ok
+        assert profile.keystore.chain_id == profile.chain.get_latest_block().chain_id != bytes(16)
+        say(profile, 1, 2)
+        chain_id = profile.keystore.chain_id
+    with Profile.open(tmp_path) as profile:
+        assert (profile.is_new, profile.finding, profile.balance()) == (False, None, 2)
+        assert profile.keystore.chain_id == chain_id
+        say(profile, 3)
+        assert profile.balance() == 3
+    assert codes(tmp_path) == [0]
+
+
+def test_commands_that_only_read_make_nothing(tmp_path: Path) -> None:
+    for missing in (tmp_path, folder(tmp_path)):
+        missing.mkdir(parents=True, exist_ok=True)
+        for action in (
+            lambda: Profile.open(tmp_path, create=False),
+            lambda: verify_profile(tmp_path),
+        ):
+            with pytest.raises(ProfileDamaged, match=r"there is no profile in .* yet: chat first"):
+                action()
+        assert contents(tmp_path) == {}
+
+
+def test_a_profile_that_was_copied_to_another_place_works_there(home: Path, tmp_path: Path) -> None:
+    elsewhere = shutil.copytree(home, tmp_path / "else" / "where")
+    (elsewhere / "profiles" / "default").rename(elsewhere / "profiles" / "other")
+    shutil.rmtree(home)
+    with Profile.open(elsewhere, "other") as profile:
+        assert (profile.nick, profile.balance(), profile.finding) == ("alice", COINS, None)
+        say(profile, 100)
+    assert balance(elsewhere, "other") == COINS + 1
+
+
+# --------------------------------------------------------------------------- crashes
+
+TOUCHES = {
+    "open",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "sqlite3.connect",
+    "sqlite3.connect/handle",
+}
+
+
+def is_killed(step: int, action: Callable[[], object]) -> bool:
+    """Runs it in a process that dies, without a last word, when it touches the file system for
+    the n-th time; False: it got through before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork where threads are: not ours
+        pid = os.fork()
+    if pid == 0:
+        left = step
+
+        def dies(event: str, _arguments: tuple[Any, ...]) -> None:
+            nonlocal left
+            if event in TOUCHES:
+                left -= 1
+                if left == 0:
+                    os._exit(9)
+
+        sys.addaudithook(dies)
+        with suppress(BaseException):
+            action()
+            os._exit(0)
+        os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def crashes(
+    action: Callable[[Path], object], work: Path, start: Path | None = None
+) -> Iterator[int]:
+    """For each step of it, after the crash there; at last after it got through.
+
+    Each time `work` is a new copy of `start`.
+    """
+    step, is_over = 0, False
+    while not is_over:
+        step += 1
+        shutil.rmtree(work, ignore_errors=True)
+        if start is not None:
+            shutil.copytree(start, work)
+        is_over = not is_killed(step, lambda: action(work))
+        yield step
+    assert step > 5
+
+
+def test_a_crash_at_any_step_of_the_making_is_no_tampering_and_loses_no_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    first, later = keys("alice"), keys("bob")
+    monkeypatch.setattr(Keystore, "generate", lambda: later)
+
+    def make(home: Path) -> None:
+        monkeypatch.setattr(Keystore, "generate", lambda: first)
+        Profile.open(home)
+
+    for step in crashes(make, home):
+        had_keys = (folder(home) / "keys").exists()
+        for action in (codes, balance):
+            copy = shutil.copytree(home, tmp_path / "copy") if home.exists() else tmp_path / "copy"
+            said = outcome(partial(action, copy))
+            assert said in ("[0]", "0") or said.endswith(" yet: chat first"), step
+            shutil.rmtree(copy, ignore_errors=True)
+        with Profile.open(home) as profile:
+            assert profile.finding is None, step
+            expected = first if had_keys else later
+            assert profile.keystore.identity is not None
+            assert profile.keystore.identity.fingerprint == expected.identity.fingerprint, step
+            assert profile.keystore.chain_id == profile.chain.get_latest_block().chain_id
+            say(profile, 1)
+        assert codes(home) == [0], step
+        assert balance(home) == 1
+        names = {path.name for path in folder(home).iterdir()}
+        assert names <= {"keys", "chain.db", "lock"}, step
+
+
+def test_a_crash_at_any_step_of_putting_a_tampered_chain_aside_neither_hides_nor_doubles_it(
+    home: Path, tmp_path: Path
+) -> None:
+    tampered = tamper(home, "DELETE FROM blocks WHERE idx = 4")
+    with Profile.open(home, create=False) as profile:
+        head = profile.chain.head()
+    work = tmp_path / "work"
+    for step in crashes(Profile.open, work, home):
+        is_over = (
+            not (folder(work) / "chain.new").exists() and (folder(work) / "evidence-1.db").exists()
+        )
+        copy = shutil.copytree(work, tmp_path / "copy")
+        assert 4 in codes(copy), step
+        assert all("MISSING@4" in f.text for f in verify_profile(copy) if f.exit_code), step
+        with Profile.open(work) as profile:
+            assert "MISSING@4" in (profile.finding or "") or is_over, step
+            genesis = profile.chain.genesis()
+            assert genesis.finding.startswith("MISSING@4: "), step
+            assert genesis.finding.endswith("kept as evidence-1.db, a new chain follows")
+            assert genesis.predecessor == (head.chain_id, head.index, head.hash), step
+            assert profile.balance() == 3, step
+        kept = {path.name for path in folder(work).iterdir()}
+        assert kept == {"keys", "chain.db", "lock", "nick", "evidence-1.db"}, step
+        assert (folder(work) / "evidence-1.db").read_bytes() == tampered, step
+        shutil.rmtree(copy)
+
+
+def test_a_crash_at_any_step_of_replacing_a_chain_that_is_gone_still_says_so(
+    home: Path, tmp_path: Path
+) -> None:
+    (folder(home) / "chain.db").unlink()
+    work = tmp_path / "work"
+    for step in crashes(Profile.open, work, home):
+        is_over = (folder(work) / "chain.db").exists()
+        with Profile.open(work) as profile:
+            assert "MISSING@0: chain.db is gone" in (profile.finding or "") or is_over, step
+            assert profile.chain.genesis().finding.startswith("MISSING@0"), step
+        assert 4 in codes(work), step
+
+
+def test_an_opening_that_is_interrupted_leaves_nothing_open(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Blockchain, "verify", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Profile.open(home)
+    with Profile.open(home, "default") as profile:
+        assert profile.balance() == COINS
+
+
+def test_keys_that_name_no_chain_yet_are_made_to_name_the_one_that_is_there(home: Path) -> None:
+    keys_path = folder(home) / "keys"
+    named = keys_path.read_bytes()
+    unnamed = Keystore.parse(named).with_chain(bytes(16)).serialize()
+    keys_path.write_bytes(unnamed)
+    with Profile.open(home, create=False) as profile:
+        assert profile.keystore.serialize() == named
+    assert keys_path.read_bytes() == unnamed, "nothing is made by who only reads"
+    Profile.open(home).close()
+    assert keys_path.read_bytes() == named
+
+
+# --------------------------------------------------------------------------- the lock
+
+
+def test_a_second_client_takes_the_next_free_profile_and_a_command_never_does(
+    home: Path,
+) -> None:
+    with Profile.open(home) as first, Profile.open(home) as second, Profile.open(home) as third:
+        opened = [(p.name, p.number, p.path) for p in (first, second, third)]
+        assert opened == [
+            ("default", 1, folder(home)),
+            ("default-2", 2, folder(home, "default-2")),
+            ("default-3", 3, folder(home, "default-3")),
+        ]
+        assert (first.nick, second.nick) == ("alice", None)
+        second.close()
+        with Profile.open(home) as again:
+            assert (again.name, again.is_new) == ("default-2", False)
+        for action in (
+            lambda: Profile.open(home, "default"),
+            lambda: Profile.open(home, create=False),
+            lambda: Profile.open(home, "default-3", create=False),
+            lambda: verify_profile(home),
+            lambda: verify_profile(home, "default-3"),
+        ):
+            with pytest.raises(ProfileLocked, match=r"is in use by another client .*--profile"):
+                action()
+    assert balance(home) == COINS
+
+
+def test_a_named_profile_is_number_one(tmp_path: Path) -> None:
+    with Profile.open(tmp_path, "work-2") as profile:
+        assert (profile.name, profile.number) == ("work-2", 1)
+
+
+def test_a_folder_that_knows_no_locks_is_one_line_and_not_a_search_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(ProfileError, match="No locks available"):
+        Profile.open(tmp_path)
+    assert [path.name for path in (tmp_path / "profiles").iterdir()] == ["default"]
+
+
+def test_a_chain_that_another_program_holds_is_locked_and_not_damaged(home: Path) -> None:
+    database = sqlite3.connect(folder(home) / "chain.db", isolation_level=None)
+    database.execute("PRAGMA locking_mode=EXCLUSIVE")
+    database.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(ProfileLocked, match=r"chain\.db is in use by another process"):
+        Profile.open(home)
+    database.close()
+    assert balance(home) == COINS
+
+
+# --------------------------------------------------------------------------- damage
+
+
+def refused_by_all(home: Path, part: str) -> None:
+    """Nobody opens it, each says `part`, and not one byte is changed."""
+    before = contents(home)
+    for name, create in ((None, True), ("default", True), (None, False)):
+        with pytest.raises(ProfileDamaged) as problem:
+            Profile.open(home, name, create=create)
+        text = str(problem.value)
+        assert part in text
+        assert "\n" not in text
+        assert "put it back from a copy" in text
+        assert contents(home) == before
+    assert part in outcome(lambda: [f"{f.text} {f.exit_code}" for f in verify_profile(home)])
+    assert contents(home) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"\0garbage" * 100,
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data[:1000] + bytes((data[1000] ^ 1,)) + data[1001:],
+    ],
+    ids=["empty", "garbage", "cut", "longer", "a bit"],
+)
+def test_damaged_keys_are_refused_and_nothing_is_changed(
+    home: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = folder(home) / "keys"
+    path.write_bytes(damage(path.read_bytes()))
+    refused_by_all(home, str(path))
+
+
+def test_keys_that_are_gone_or_no_file_are_refused_and_nothing_is_changed(home: Path) -> None:
+    path = folder(home) / "keys"
+    path.unlink()
+    refused_by_all(home, str(path))
+    path.mkdir(mode=0o700)
+    refused_by_all(home, str(path))
+
+
+def test_keys_that_are_gone_are_not_made_anew_beside_evidence(home: Path) -> None:
+    (folder(home) / "chain.db").rename(folder(home) / "evidence-1.db")
+    (folder(home) / "keys").unlink()
+    refused_by_all(home, "keys")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610])
+def test_keys_that_others_may_use_are_refused_until_they_may_not(home: Path, mode: int) -> None:
+    path = folder(home) / "keys"
+    path.chmod(mode)
+    for action in (lambda: Profile.open(home), lambda: verify_profile(home)):
+        with pytest.raises(ProfileDamaged, match=f"can be read by others: chmod 600 {path}"):
+            action()
+    path.chmod(0o600)
+    assert balance(home) == COINS
+
+
+def half_a_page(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"\0garbage" * 1000)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def somebody_elses(path: Path) -> None:
+    path.unlink()
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("CREATE TABLE bookmarks (url TEXT)")
+    database.close()
+
+
+def no_block(path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE blocks SET header = 'text' WHERE idx = 3")
+    database.close()
+
+
+@pytest.mark.parametrize("damage", [half_a_page, garbage, emptied, somebody_elses, no_block])
+def test_a_damaged_chain_is_refused_and_nothing_is_changed(
+    home: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(folder(home) / "chain.db")
+    refused_by_all(home, "chain.db")
+
+
+# --------------------------------------------------------------------------- tampering
+
+
+def edit_body(home: Path) -> bytes:
+    return flip(home, "body", 3, 20)
+
+
+def edit_header(home: Path) -> bytes:
+    return flip(home, "header", 3, 60)
+
+
+def swap(home: Path) -> bytes:
+    tamper(home, "UPDATE blocks SET idx = 99 WHERE idx = 3")
+    tamper(home, "UPDATE blocks SET idx = 3 WHERE idx = 4")
+    return tamper(home, "UPDATE blocks SET idx = 4 WHERE idx = 99")
+
+
+def delete(home: Path) -> bytes:
+    return tamper(home, "DELETE FROM blocks WHERE idx = 3")
+
+
+def forge_last(home: Path) -> bytes:
+    return flip(home, "signature", COINS, 5)
+
+
+def empty(home: Path) -> bytes:
+    return tamper(home, "DELETE FROM blocks")
+
+
+def replace(home: Path) -> bytes:
+    """By a whole chain of the same keys: what was written so far is gone."""
+    path = folder(home) / "chain.db"
+    keystore = Keystore.parse((folder(home) / "keys").read_bytes())
+    path.unlink()
+    chain = Blockchain.create(path, keystore, 1)
+    chain.add_block(Draft(BlockType.SENT, b"new", bytes(31) + b"\1"), 2)
+    chain.close()
+    return path.read_bytes()
+
+
+TAMPERED: list[tuple[Callable[[Path], bytes], str, int]] = [
+    (edit_body, "EDITED@3", 2),
+    (edit_header, "EDITED@3", 2),
+    (swap, "REORDERED@3", 2),
+    (delete, "MISSING@3", 2),
+    (forge_last, f"FORGED@{COINS}", COINS - 1),
+    (empty, "MISSING@0", 0),
+    (replace, "REWRITTEN@0", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "coins"), TAMPERED, ids=lambda x: getattr(x, "__name__", x)
+)
+def test_a_tampered_chain_is_kept_byte_for_byte_and_followed_by_one_that_names_it(
+    home: Path, change: Callable[[Path], bytes], verdict: str, coins: int
+) -> None:
+    tampered = change(home)
+    database = sqlite3.connect(f"file:{folder(home) / 'chain.db'}?immutable=1", uri=True)
+    last = database.execute("SELECT header FROM blocks ORDER BY idx DESC LIMIT 1").fetchone()
+    database.close()
+    old_id = Keystore.parse((folder(home) / "keys").read_bytes()).chain_id
+    assert codes(home) == [4]
+    for _ in range(2):
+        with Profile.open(home) as profile:
+            if _ == 0:
+                assert profile.finding is not None
+                assert profile.finding.startswith(f"{verdict}: ")
+            else:
+                assert profile.finding is None, "said once"
+            assert (profile.is_new, profile.verdict.ok) == (False, True)
+            assert profile.keystore.chain_id != old_id
+            genesis = profile.chain.genesis()
+            assert genesis.finding.startswith(f"{verdict}: ")
+            assert genesis.finding.endswith("; kept as evidence-1.db, a new chain follows")
+            if last:
+                head = Block.parse(last[0])
+                named = (head.chain_id, head.index, head.calculate_hash())
+                assert genesis.predecessor == named
+            else:
+                assert genesis.predecessor == (old_id, 0, bytes(32))
+            assert profile.balance() == coins
+            assert profile.nick == "alice"
+        found = verify_profile(home)
+        assert 4 in [f.exit_code for f in found]
+        assert verdict in "".join(f.text for f in found)
+        kept = sorted(path.name for path in folder(home).glob("evidence*"))
+        assert kept == ["evidence-1.db"]
+        assert (folder(home) / "evidence-1.db").read_bytes() == tampered
+    (folder(home) / "evidence-1.db").unlink()
+    assert codes(home) == [4, 0], "the chain itself remembers"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "coins"), TAMPERED, ids=lambda x: getattr(x, "__name__", x)
+)
+def test_who_only_reads_a_tampered_chain_is_told_and_gets_the_verified_part(
+    home: Path, change: Callable[[Path], bytes], verdict: str, coins: int
+) -> None:
+    change(home)
+    before = contents(home)
+    with Profile.open(home, create=False) as profile:
+        assert str(profile.verdict) == verdict
+        # Of a chain that is another one nothing counts before it is known as evidence.
+        assert profile.balance() == (0 if verdict == "REWRITTEN@0" else coins)
+    assert contents(home) == before
+
+
+def test_a_chain_that_is_tampered_with_twice_is_kept_twice(home: Path) -> None:
+    first = edit_body(home)
+    with Profile.open(home) as profile:
+        say(profile, 100, 101, 102)
+    second = tamper(home, "DELETE FROM blocks WHERE idx = 2")
+    with Profile.open(home) as profile:
+        assert profile.finding is not None
+        assert "kept as evidence-2.db" in profile.finding
+        assert profile.balance() == 2 + 1
+    assert (folder(home) / "evidence-1.db").read_bytes() == first
+    assert (folder(home) / "evidence-2.db").read_bytes() == second
+    assert codes(home) == [4, 4, 4, 4, 0]
+
+
+def test_no_coin_is_counted_twice(home: Path) -> None:
+    delete(home)
+    with Profile.open(home) as profile:
+        say(profile, 0, 1, 77)  # 0 and 1 are in the verified part of the evidence
+        assert profile.balance() == 3
+        assert profile.chain.coins() & {bytes(32)}
+
+
+def test_evidence_that_cannot_be_read_is_said_and_outweighs_nothing(home: Path) -> None:
+    delete(home)
+    with Profile.open(home) as profile:
+        say(profile, 50)
+    garbage(folder(home) / "evidence-1.db")
+    assert codes(home) == [6, 4, 0]
+    assert balance(home) == 1
+
+
+def test_a_damaged_chain_does_not_hide_what_is_known_of_the_one_before(home: Path) -> None:
+    delete(home)
+    Profile.open(home).close()
+    garbage(folder(home) / "chain.db")
+    assert codes(home) == [4, 6]
+
+
+# --------------------------------------------------------------------------- a chain that is gone
+
+
+def test_a_chain_that_is_gone_is_said_and_followed_by_one_that_names_it(home: Path) -> None:
+    chain_id = Keystore.parse((folder(home) / "keys").read_bytes()).chain_id
+    (folder(home) / "chain.db").unlink()
+    assert codes(home) == [4]
+    with pytest.raises(ProfileDamaged, match=r"MISSING@0: chain\.db is gone"):
+        Profile.open(home, create=False)
+    with Profile.open(home) as profile:
+        assert profile.finding is not None
+        assert profile.finding.startswith("MISSING@0: chain.db is gone")
+        genesis = profile.chain.genesis()
+        assert genesis.finding == profile.finding
+        assert genesis.predecessor == (chain_id, 0, bytes(32))
+        assert profile.balance() == 0
+        assert profile.keystore.identity.fingerprint == keys("alice").identity.fingerprint
+    with Profile.open(home) as profile:
+        assert profile.finding is None
+    assert codes(home) == [4, 0]
+
+
+def test_what_sqlite_left_of_a_chain_that_is_gone_does_not_get_into_the_new_one(
+    home: Path, tmp_path: Path
+) -> None:
+    with Profile.open(home) as profile:
+        say(profile, 100)
+        wal = (folder(home) / "chain.db-wal").read_bytes()
+    assert wal
+    (folder(home) / "chain.db").unlink()
+    (folder(home) / "chain.db-wal").write_bytes(wal)
+    for _ in range(2):
+        with Profile.open(home) as profile:
+            assert profile.verdict.index == 1
+            assert profile.chain.verify().ok
+    assert (folder(home) / "evidence-1.db-wal").read_bytes() == wal
+    assert chat_profile._next_evidence(folder(home)).name == "evidence-2.db"
+
+
+# --------------------------------------------------------------------------- nicks and names
+
+
+def test_a_nick_is_remembered(tmp_path: Path) -> None:
+    with Profile.open(tmp_path) as profile:
+        profile.remember_nick("alice")
+        profile.remember_nick("Zoë🎈")
+    with Profile.open(tmp_path) as profile:
+        assert profile.nick == "Zoë🎈"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"a b", b"a:b", b"\xff\xfe", b"x" * 33, b"/quit", "e\u0301".encode(), b"a\0b"],
+)
+def test_a_nick_that_cannot_be_used_is_as_none(home: Path, data: bytes) -> None:
+    (folder(home) / "nick").write_bytes(data)
+    with Profile.open(home) as profile:
+        assert profile.nick is None
+        profile.remember_nick("bob")
+        assert profile.nick == "bob"
+
+
+def test_a_nick_that_is_a_folder_is_as_none(home: Path) -> None:
+    (folder(home) / "nick").unlink()
+    (folder(home) / "nick").mkdir()
+    with Profile.open(home) as profile:
+        assert profile.nick is None
+        with pytest.raises(ProfileError):
+            profile.remember_nick("bob")
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "default-2", "A.b_c-9", "-", "x" * 64, "console", "com10", "nul_"]
+)
+def test_a_name_that_can_be_a_folders_is_taken(name: str) -> None:
+    assert check_profile_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".a", "a.", "a/b", "a\\b", "../x", "a b", "ä", "x" * 65, "a\n", "a\0", "a:b"],
+)
+def test_a_name_that_cannot_be_a_folders_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="a profile's name ") as problem:
+        check_profile_name(name)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize("name", ["con", "NUL", "aux.txt", "Com1", "lpt9.x.y", "prn"])
+def test_a_name_that_is_a_device_of_windows_is_refused_everywhere(name: str) -> None:
+    with pytest.raises(ValueError, match="no device of Windows"):
+        check_profile_name(name)
+
+
+# --------------------------------------------------------------------------- no room to write
+
+
+def test_a_home_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for home in (tmp_path / "file", tmp_path / "file" / "home", Path("/proc/nothing/home")):
+        with pytest.raises(ProfileError) as problem:
+            Profile.open(home)
+        assert str(problem.value).startswith(f"{folder(home)} cannot be used (")
+        assert "--home" in str(problem.value)
+        assert "\n" not in str(problem.value)
+        assert "Errno" not in str(problem.value)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_folder_that_takes_no_writing_is_one_line_and_lets_go_of_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real = os.open
+
+    def refuses(path: Any, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT and Path(path).name != "lock":
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuses)
+        with pytest.raises(ProfileError, match=os.strerror(number)):
+            Profile.open(tmp_path)
+    with Profile.open(tmp_path, "default") as profile:
+        patch.setattr(os, "open", refuses)
+        with pytest.raises(ProfileError, match=os.strerror(number)):
+            profile.remember_nick("alice")
+        patch.undo()
+
+
+def test_a_disk_that_fills_while_the_chain_is_made_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuses(path: Any, flags: int, mode: int = 0o777) -> int:
+        if Path(path).name == "chain.new":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, flags, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuses)
+        with pytest.raises(ProfileError, match="No space left"):
+            Profile.open(tmp_path)
+    with Profile.open(tmp_path) as profile:
+        assert profile.finding is None
+
+
+def test_the_platforms_folder_is_the_default_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/h")
+    for platform, environ, expected in (
+        ("linux", {}, "/h/.local/share/chainroom"),
+        ("linux", {"XDG_DATA_HOME": "/x"}, "/x/chainroom"),
+        ("darwin", {}, "/h/Library/Application Support/chainroom"),
+        ("win32", {"LOCALAPPDATA": "/l"}, "/l/chainroom"),
+        ("win32", {}, "/h/AppData/Local/chainroom"),
+    ):
+        for name in ("XDG_DATA_HOME", "LOCALAPPDATA"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "platform", platform)
+        assert default_home() == Path(expected)
