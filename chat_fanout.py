@@ -31,7 +31,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -57,6 +56,8 @@ __all__ = [
 # of two stay at 64 MiB, and a busy room does not change segments all the time.
 FIRST_SEGMENT_BYTES = 65_536
 SEGMENT_BYTES = 1_048_576
+# Buffers of that size kept for the next segments: zeroing a new one is 2 % of a small room's turn.
+MAX_SPARE = 4
 # A read takes no less than this where there is more to read: the end of a segment is left unused.
 MIN_READ_BYTES = 16_384
 
@@ -64,7 +65,8 @@ MIN_READ_BYTES = 16_384
 SENDFILE_BYTES = 12_288
 SENDFILE_RECEIVERS = 4
 
-# Outlets that one more thread must have for itself before it pays to wake it.
+# Outlets that one more thread must have for itself before it is woken.  Waking it costs 2 to 20 µs,
+# a send 1.4 to 6.5 µs (benchmarks/bench_senders.py), so that 64 sends are worth ten times as much.
 OUTLETS_A_THREAD = 64
 
 # Buffers of one sendmsg: Linux and macOS refuse more than 1024 (IOV_MAX).
@@ -87,18 +89,23 @@ def _headers(length: int) -> struct.Struct:
     return struct.Struct(f">IB{length - 1}x")
 
 
+_spare: list[memoryview] = []  # what any thread puts there the relay's thread takes
+
+
 class Segment:
     """A stretch of a log: whole frames, `used` of `len(view)` bytes; final once it has a `next`.
 
-    Its first `shared` bytes are in the file `fd` too, at the same offsets.  Neither is ever written
-    twice: what `sendfile` was given stays in other people's socket buffers by reference.
+    Its first `shared` bytes are in the file `fd` too, at the same offsets.  No byte of a file is
+    ever written twice: what `sendfile` was given stays in socket buffers by reference.  Memory may
+    serve again, since `send` copies.
     """
 
     __slots__ = ("fd", "next", "shared", "start", "used", "view")
 
     def __init__(self, start: int, size: int) -> None:
         self.start = start  # bytes of the log before this segment
-        self.view = memoryview(bytearray(size))
+        is_full_size = size == SEGMENT_BYTES
+        self.view = _spare.pop() if is_full_size and _spare else memoryview(bytearray(size))
         self.used = 0
         self.shared = 0
         self.fd = -1  # none yet
@@ -107,6 +114,8 @@ class Segment:
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+        if len(self.view) == SEGMENT_BYTES and len(_spare) < MAX_SPARE:
+            _spare.append(self.view)
 
 
 class Log:
@@ -161,10 +170,12 @@ class Log:
         size = last.used - last.shared
         if not _HAS_SENDFILE or receivers < SENDFILE_RECEIVERS or size < SENDFILE_BYTES:
             return
-        with suppress(OSError):
+        try:
             if last.fd < 0:
                 last.fd = os.memfd_create("chainroom log")
             last.shared += os.pwrite(last.fd, last.view[last.shared : last.used], last.shared)
+        except OSError:
+            return
 
     def _with_room_for(self, size: int) -> Segment:
         last = self.last
