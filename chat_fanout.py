@@ -104,8 +104,8 @@ class Segment:
 
     def __init__(self, start: int, size: int) -> None:
         self.start = start  # bytes of the log before this segment
-        is_full_size = size == SEGMENT_BYTES
-        self.view = _spare.pop() if is_full_size and _spare else memoryview(bytearray(size))
+        fits = _spare and len(_spare[-1]) == size
+        self.view = _spare.pop() if fits else memoryview(bytearray(size))
         self.used = 0
         self.shared = 0
         self.fd = -1  # none yet

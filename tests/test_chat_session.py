@@ -485,6 +485,7 @@ def test_ignoring_is_on_the_chain_and_said_once(
     name = alice.session._roster.name(fingerprint("bob"))
     alice.types("/ignore bob")
     assert alice.asks("/ignore") == [f"-- you ignore {name}"]
+    assert alice.asks("/who")[1].endswith("ignored)")
     assert alice.asks("/ignore bob") == [f"-- you ignore {name} already"]
     alice.types(f"/ignore {name} OFF")
     assert alice.asks(f"/ignore {name} off") == [f"-- you do not ignore {name}"]
