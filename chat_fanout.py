@@ -72,6 +72,10 @@ OUTLETS_A_THREAD = 64
 # Buffers of one sendmsg: Linux and macOS refuse more than 1024 (IOV_MAX).
 MAX_PIECES = 512
 
+# Small frames for a member that lags are joined up to about here: each alone takes many times its
+# bytes, which are what its lag is counted in.
+JOINED_BYTES = 4_096
+
 # Windows has no sendmsg; there the pieces are joined, which costs one copy.
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 # Linux alone has both.
@@ -311,9 +315,18 @@ class Outlet:
         Args:
             is_lag: False for WELCOME, whose size is not the newcomer's fault.
         """
-        if self._own is None:
-            self._own = deque()
-        self._own.append(_Own(self._log.end, frames, is_lag))
+        own, position = self._own, self._log.end
+        if own is None:
+            own = self._own = deque()
+        last = own[-1] if own else None
+        if (
+            last is not None
+            and (last.position, last.is_lag) == (position, is_lag)
+            and len(last.data) < JOINED_BYTES
+        ):
+            own[-1] = last._replace(data=last.data + frames)
+        else:
+            own.append(_Own(position, frames, is_lag))
         if is_lag:
             self._own_lag += len(frames)
 

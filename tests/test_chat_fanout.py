@@ -13,6 +13,7 @@ import random
 import select
 import socket
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -50,6 +51,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         "MAX_PAYLOAD_BYTES": MOST_PAYLOAD,
         "_MAX_BROADCAST_BYTES": 1 + MOST_PAYLOAD,
         "MAX_PIECES": 3,
+        "JOINED_BYTES": 30,
         "SENDFILE_BYTES": 8,
         "SENDFILE_RECEIVERS": 1,
         "OUTLETS_A_THREAD": 1,
@@ -532,6 +534,22 @@ def test_own_frames_that_are_put_together_are_cut_where_the_frame_half_sent_ends
         wire.room = 999
         outlet.flush()
         assert decoded(wire.taken) == [*pages[:whole], FINAL]
+
+
+def test_many_small_frames_for_a_member_that_lags_take_less_than_twice_their_bytes() -> None:
+    wire: Any = Wire()
+    log, outlet = Log(), Outlet(wire)
+    outlet.enter(log)
+    tracemalloc.start()
+    for _ in range(50_000):
+        outlet.put(bytes(bytearray(PING)))  # each has bytes of its own, as from a socket
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert outlet.lag == 50_000 * len(PING)
+    assert used < 2 * outlet.lag
+    wire.room = 1_000_000
+    assert outlet.flush() == 50_000 * len(PING)
+    assert wire.taken == PING * 50_000
 
 
 def test_what_is_put_before_a_room_comes_before_the_room(patch: pytest.MonkeyPatch) -> None:
