@@ -8,12 +8,13 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	&& { echo $$p; break; }; done)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help run install test bench clean
+.PHONY: help run install test torture bench clean
 
 help:
 	@echo 'make run      start a relay on this computer and chat (ARGS="--name alice" adds flags)'
 	@echo 'make install  only what running needs, into .venv'
 	@echo 'make test     everything that checks the project'
+	@echo 'make torture  the long runs: many clients, many lines, joins and leaves under load'
 	@echo 'make bench    the relay beside redis, nats, mosquitto; then a client (ARGS=--quick: a minute)'
 	@echo 'make clean    remove .venv and everything made'
 
@@ -26,6 +27,10 @@ test: $(VENV)/.test
 	@echo '== ruff' && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo '== mypy' && $(BIN)/mypy --no-error-summary *.py tests benchmarks
 	@echo '== pytest' && $(BIN)/python -m pytest -q -n 3 $(ARGS)
+
+torture: $(VENV)/.test
+	@$(BIN)/python -m pytest -q -m torture $(ARGS)
+	@$(BIN)/python tests/torture_relay.py
 
 bench: build/loadgen build/attack $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_relay.py $(ARGS)

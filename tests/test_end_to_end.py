@@ -477,8 +477,10 @@ def test_profile_in_use_is_exit_6_for_subcommands(relay: Relay, tmp_path: Path) 
 # ----------------------------------------------------------------- many
 
 
-def test_every_line_of_a_long_pipe_arrives_in_order(relay: Relay, tmp_path: Path) -> None:
-    count = 2_000
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.torture)])
+def test_every_line_of_a_long_pipe_arrives_in_order(
+    relay: Relay, tmp_path: Path, count: int
+) -> None:
     with (
         Client(relay.port, tmp_path / "b", "bob").joined() as bob,
         Client(relay.port, tmp_path / "c", "carol").joined() as carol,
@@ -526,10 +528,11 @@ def test_relay_refuses_nonsense_with_an_error_frame(relay: Relay) -> None:
     assert Error.parse(frames[1].body).code == ErrorCode.BAD_FRAME
 
 
-def test_thirty_clients_say_twenty_things_each_and_all_chains_are_complete(
-    relay: Relay, tmp_path: Path
+@pytest.mark.parametrize("count", [8, pytest.param(30, marks=pytest.mark.torture)])
+def test_many_clients_say_twenty_things_each_and_all_chains_are_complete(
+    relay: Relay, tmp_path: Path, count: int
 ) -> None:
-    names = [f"m{i}" for i in range(30)]
+    names = [f"m{i}" for i in range(count)]
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(relay.port, tmp_path / n, n)) for n in names]
         for client in clients:
@@ -541,10 +544,10 @@ def test_thirty_clients_say_twenty_things_each_and_all_chains_are_complete(
         for client in clients:
             client.types(*(f"{client.name} says {i}" for i in range(20)))
         for client in clients:
-            client.out.wait_for(r"^m\d+#\w+: m\d+ says \d+$", 29 * 20)
+            client.out.wait_for(r"^m\d+#\w+: m\d+ says \d+$", (count - 1) * 20)
         for client in clients:
             client.ends_input()
-        assert [client.exit_code() for client in clients] == [0] * 30
+        assert [client.exit_code() for client in clients] == [0] * count
         for client in clients:
             assert "Mined 1 coin. New balance: 20\n" in client.out.text
             assert "!!" not in client.err.text
