@@ -424,6 +424,7 @@ class Crowd:
         self._selector.register(self._waker, selectors.EVENT_READ)
         self._requests: list[Callable[[], None]] = []
         self._is_over = False
+        self._failure = ""
         self._thread = threading.Thread(target=self._run, name="crowd")
         self._thread.start()
 
@@ -443,8 +444,9 @@ class Crowd:
     def wait(self, condition: Callable[[], bool]) -> None:
         """Until something that was read makes it true."""
         with self.progress:
-            assert self.progress.wait_for(lambda: self._is_over or condition(), DEADLINE_S)
-            assert not self._is_over
+            is_met = self.progress.wait_for(lambda: self._is_over or condition(), DEADLINE_S)
+            assert is_met, f"not heard within {DEADLINE_S:g} s"
+            assert not self._is_over, f"the crowd ended: {self._failure}"
 
     def close(self) -> None:
         def end() -> None:
@@ -499,7 +501,10 @@ class Crowd:
                             self._requests.pop(0)()
                 with self.progress:
                     self.progress.notify_all()
-        finally:  # a bug of ours must not make anybody wait
+        except Exception as exc:
+            self._failure = repr(exc)
+            raise
+        finally:  # whatever happened, nobody shall wait
             with self.progress:
                 self._is_over = True
                 self.progress.notify_all()
