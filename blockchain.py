@@ -109,7 +109,8 @@ class Draft:
 
 @dataclass(frozen=True)
 class SideRow:
-    """A value that is kept beside the chain under a key, sealed; it replaces the one before."""
+    """A value that is kept beside the chain under a key, sealed; it replaces the one before, and an
+    empty value removes it."""
 
     table: str
     key: bytes
@@ -659,9 +660,12 @@ class Blockchain:
     # ----------------------------------------------------------------- side tables
 
     def _put(self, side: SideRow) -> None:
-        """Inserts or replaces a row; the caller's transaction is open."""
+        """Inserts, replaces or removes a row; the caller's transaction is open."""
         key = self._side_key(side.table)
         row = mac(key, Label.SIDE_ROW, side.key)
+        if not side.value:
+            self._db.execute("DELETE FROM side WHERE name = ? AND row = ?", (side.table, row))
+            return
         sealed = seal(key, prefixed(side.key) + side.value, side.table.encode() + row)
         self._db.execute("INSERT OR REPLACE INTO side VALUES (?, ?, ?)", (side.table, row, sealed))
 

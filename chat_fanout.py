@@ -29,6 +29,7 @@ import socket
 import struct
 import sys
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
@@ -56,6 +57,9 @@ __all__ = [
 # of two stay at 64 MiB, and a busy room does not change segments all the time.
 FIRST_SEGMENT_BYTES = 65_536
 SEGMENT_BYTES = 1_048_576
+# A laggard that is cut off looks for the end of its frame from the last mark before it: far enough
+# apart to be few, near enough for a room of five-byte frames.
+MARK_BYTES = 4_096
 # Buffers of that size kept for the next segments: zeroing a new one is 2 % of a small room's turn.
 MAX_SPARE = 4
 # A read takes no less than this where there is more to read: the end of a segment is left unused.
@@ -104,16 +108,23 @@ class Segment:
     serve again, since `send` copies.
     """
 
-    __slots__ = ("fd", "next", "shared", "start", "used", "view")
+    __slots__ = ("fd", "marks", "next", "shared", "start", "used", "view")
 
     def __init__(self, start: int, size: int) -> None:
         self.start = start  # bytes of the log before this segment
         fits = _spare and len(_spare[-1]) == size
         self.view = _spare.pop() if fits else memoryview(bytearray(size))
         self.used = 0
+        self.marks = [0]  # some of the boundaries between its frames, in order
         self.shared = 0
         self.fd = -1  # none yet
         self.next: Segment | None = None
+
+    def grow(self, used: int) -> None:
+        """Whole frames were added, up to `used`."""
+        self.used = used
+        if used - self.marks[-1] >= MARK_BYTES:
+            self.marks.append(used)
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -140,7 +151,7 @@ class Log:
         last = self._with_room_for(len(frames))
         end = last.used + len(frames)
         last.view[last.used : end] = frames
-        last.used = end
+        last.grow(end)
 
     def receive(self, sock: socket.socket | None, rest: bytes, most: int) -> Intake:
         """Reads what a member sent, behind all that the log holds.
@@ -237,7 +248,8 @@ class Intake:
             used += frames * size
             at += frames * size
             count += frames
-        segment.used, self._at, self.broadcasts = used, at, count
+        self._at, self.broadcasts = at, count
+        segment.grow(used)
         if end - at < 4 or count >= most:
             return None
         (length,) = _LENGTH.unpack_from(view, at)
@@ -337,10 +349,11 @@ class Outlet:
     def cut(self, final: bytes) -> None:
         """Leaves the log with the rest of a frame that is half sent alone, and `final`."""
         if self._own and self._own_sent:
-            data, at = memoryview(self._own[0].data), self._own_sent
+            data, at, start = memoryview(self._own[0].data), self._own_sent, 0
         else:
-            data, at = self._segment.view, self._at
-        self._leave(bytes(data[at : _frame_end(data, at)]) + final)
+            data, at, marks = self._segment.view, self._at, self._segment.marks
+            start = marks[bisect_right(marks, at) - 1]
+        self._leave(bytes(data[at : _frame_end(data, at, start)]) + final)
 
     def close(self) -> None:
         """Closes the socket, and holds on to nothing."""
@@ -466,9 +479,9 @@ class Outlet:
 _O = TypeVar("_O", bound=Outlet)
 
 
-def _frame_end(data: memoryview, at: int) -> int:
-    """The first boundary between frames at or behind `at`; `data` begins with a frame."""
-    end = 0
+def _frame_end(data: memoryview, at: int, start: int) -> int:
+    """The first boundary between frames at or behind `at`; a frame of `data` begins at `start`."""
+    end = start
     while end < at:
         end += 4 + int(_LENGTH.unpack_from(data, end)[0])
     return end
@@ -530,6 +543,7 @@ class Senders:
                 self._done.put(_flush(outlets))
             except Exception as exc:  # a bug: the calling thread must hear of it, not wait
                 self._done.put(exc)
+            del outlets  # they may be gone long before there is work again
 
 
 def _flush(outlets: Sequence[_O]) -> tuple[int, list[_O]]:
@@ -544,7 +558,7 @@ def _flush(outlets: Sequence[_O]) -> tuple[int, list[_O]]:
                     segment, at = outlet._segment, outlet._at
                     data = segment.view[at : segment.used]
                     size = len(data)
-                    by_file = segment.shared - at >= SENDFILE_BYTES
+                    by_file = segment.shared == segment.used and size >= SENDFILE_BYTES
                 if not size:
                     continue
                 try:

@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import chat_daemon
-from chat_fanout import SENDFILE_RECEIVERS, Intake, Senders, default_senders
+from chat_fanout import Intake, Senders, default_senders
 from chat_members import LEAVE_REASONS, LEGAL, NEVER, Client, Limits, Room, Stage
 from chat_wire import (
     DEFAULT_PORT,
@@ -114,8 +114,8 @@ def handle_client(relay: Relay, client: Client, most: int = READ_BYTES) -> None:
             raise EOFError
     except (BlockingIOError, InterruptedError):
         return
-    except (OSError, EOFError):  # half-closed is closed: all that was sent before is performed
-        relay.lose(client)
+    except (OSError, EOFError, MemoryError):
+        relay.lose(client)  # half-closed is closed: all that was sent before is performed
         return
     client.heard, client.pings = relay.now, 0
     if room is not None:
@@ -786,9 +786,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = Limits(
         max_clients=options.max_clients, max_per_ip=options.max_per_ip, rate=options.rate
     )
-    rooms_with_files = limits.max_clients // SENDFILE_RECEIVERS
+    files = limits.max_clients  # of segments: four members and more share each
     connections = limits.max_clients + limits.max_half_open + MAX_CLOSING
-    chat_daemon.raise_file_limit(connections + rooms_with_files + 64)
+    chat_daemon.raise_file_limit(connections + files + 64)
     log = chat_daemon.log_to_stderr(as_json=options.log_format == "json")
     try:
         relay = start_server(
@@ -805,10 +805,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.close()
         chat_daemon.complain(chat_daemon.bind_hint(exc, options.host, options.port))
         return 3
-    handled = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(number, lambda *_: relay.request_stop()) for number in handled]
+    asks: dict[int, Callable[[], None]] = {
+        signal.SIGINT: relay.request_stop,
+        signal.SIGTERM: relay.request_stop,
+    }
     if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, lambda *_: relay.request_status())
+        asks[signal.SIGUSR1] = relay.request_status
+    handlers = {number: signal.signal(number, lambda n, _: asks[n]()) for number in asks}
     if options.exit_with_stdin:
         threading.Thread(target=_stop_with_stdin, args=(relay,), name="stdin", daemon=True).start()
     host, port = relay.address
@@ -821,7 +824,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     while not relay.wait(0.5):  # one long wait would not see Ctrl-C on Windows
         pass
     relay.stop()
-    for number, handler in zip(handled, handlers, strict=True):
+    for number, handler in handlers.items():
         signal.signal(number, handler)
     if log is not None:
         log.close()

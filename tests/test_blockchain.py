@@ -708,14 +708,22 @@ def test_a_client_killed_at_any_moment_loses_nothing_that_was_appended(
 
 
 def test_a_side_row_is_replaced_by_its_key_within_its_table(path: Path, chain: Blockchain) -> None:
-    chain.append([draft(4)], NOW, [SideRow("a", b"k", b"1"), SideRow("a", b"", b"")])
+    chain.append([draft(4)], NOW, [SideRow("a", b"k", b"1"), SideRow("a", b"", b"0")])
     chain.append([], NOW, [SideRow("a", b"k", b"2"), SideRow("b", b"k", b"3")])
     chain.close()
     with opened(path) as chain:
-        assert chain.side("a") == {b"k": b"2", b"": b""}
+        assert chain.side("a") == {b"k": b"2", b"": b"0"}
         assert chain.side("b") == {b"k": b"3"}
         assert chain.side("c") == {}
         assert chain.verify() == Verdict(Finding.OK, 5)
+
+
+def test_an_empty_side_row_removes_the_one_before(path: Path, chain: Blockchain) -> None:
+    chain.append([], NOW, [SideRow("t", b"k", b"v"), SideRow("t", b"other", b"v")])
+    chain.append([], NOW, [SideRow("t", b"k", b"")])
+    assert chain.side("t") == {b"other": b"v"}
+    ((rows,),) = chain._db.execute("SELECT count(*) FROM side").fetchall()
+    assert rows == 1
 
 
 def test_side_rows_need_the_data_key(path: Path, chain: Blockchain) -> None:
