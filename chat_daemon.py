@@ -28,6 +28,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from importlib import metadata
 from typing import NoReturn
 
@@ -253,6 +254,7 @@ def place(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+@lru_cache(maxsize=1024)  # asked at each connection, and a flood of them comes from few addresses
 def is_loopback(address: str) -> bool:
     """Whether a numeric address is this host's own, 127.0.0.0/8 or ::1."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback

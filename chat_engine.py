@@ -18,10 +18,7 @@ import time
 from dataclasses import dataclass
 
 from blockchain import StoreFailed, StoreUnreadable
-from chat_history import history
-from chat_link import Inbox, Link, Lost, Received, fault
-from chat_profile import Profile
-from chat_session import (
+from chat_effects import (
     Append,
     Close,
     Credit,
@@ -33,10 +30,13 @@ from chat_session import (
     Ready,
     Refuse,
     Remember,
-    Session,
     Show,
     Transmit,
 )
+from chat_history import history
+from chat_link import Inbox, Link, Lost, Received, fault
+from chat_profile import Profile
+from chat_session import Session
 from chat_terminal import Kind, Line, Terminal
 from crypto_utils import CryptoWallet, EncryptionManager
 

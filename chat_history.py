@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from blockchain import Block, Blockchain, BlockType, StoreUnreadable
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory
 from chat_messages import AUDIENCE_ITEM_BYTES, Bundle, EntryKind, Event, EventKind, SignedEntry
-from chat_session import FEEDS_TABLE, MEMBERS_TABLE, Memory
 from chat_terminal import Kind, Line
 from chat_wire import WireError
 from crypto_utils import CryptoError, RoomSecret

@@ -154,14 +154,14 @@ class Client(Outlet):
     """
 
     __slots__ = (
+        "_direct_bucket",
+        "_frame_bucket",
+        "_limits",
         "address",
         "bundle",
         "challengers",
         "deadline",
-        "direct_bucket",
-        "discarded",
         "events",
-        "frame_bucket",
         "handshake",
         "heard",
         "is_paused",
@@ -189,15 +189,29 @@ class Client(Outlet):
         self.handshake: Handshake | None = Handshake()  # before it is a member
         self.deadline = now + limits.handshake_timeout_s  # of its stage
         self.heard = now  # when bytes were read last
-        self.frame_bucket = Bucket(limits.rate, now)
-        self.direct_bucket = Bucket(limits.direct_rate, now)
+        self._limits = limits
+        self._frame_bucket: Bucket | None = None  # most members are idle
+        self._direct_bucket: Bucket | None = None
         self.events = 0  # that the selector watches
         self.is_paused = False  # over its rate: not read
         self.stalled_since = NEVER  # the kernel took no byte since, though some are lacking
         self.pings = 0  # since it was heard
-        self.discarded = 0  # bytes read while closing
         self.rest = b""  # of a member: what came and is no whole frame yet, or waits for its rate
         self.challengers: tuple[Client, ...] = ()  # who claim its session, in order
         self.room: Room | None = None  # of a member
         self.session_id = b""
         self.bundle = b""
+
+    @property
+    def frame_bucket(self) -> Bucket:
+        """Of BROADCAST, REBUNDLE and PING, in frames; full when it is first used."""
+        if self._frame_bucket is None:
+            self._frame_bucket = Bucket(self._limits.rate, self.heard)
+        return self._frame_bucket
+
+    @property
+    def direct_bucket(self) -> Bucket:
+        """Of DIRECT, in bytes."""
+        if self._direct_bucket is None:
+            self._direct_bucket = Bucket(self._limits.direct_rate, self.heard)
+        return self._direct_bucket

@@ -39,6 +39,7 @@ from chat_fanout import Intake, Senders, default_senders
 from chat_members import LEAVE_REASONS, LEGAL, NEVER, Client, Limits, Room, Stage
 from chat_wire import (
     DEFAULT_PORT,
+    MAX_JOIN_FRAME_BYTES,
     VERSION,
     Add,
     Del,
@@ -71,6 +72,7 @@ __all__ = [
     "start_server",
 ]
 
+JOIN_READ_BYTES = 4 + MAX_JOIN_FRAME_BYTES  # from a connection that is no member
 READ_BYTES = 65_536  # at most, from one connection a turn: about one frame of the longest kind
 # At most, from all connections a turn.  What one turn gathers is everybody's lag before anybody is
 # flushed, so it must stay well below the lag limit.
@@ -78,7 +80,9 @@ GATHER_BYTES = 1_048_576
 FRAMES_A_TURN = 512  # of one connection: 64 KiB of empty frames must not hold the others up
 ACCEPTS_A_TURN = 64  # the same for a flood of connections
 MAX_CLOSING = 256  # waiting to have read their ERROR; above it the oldest is dropped
-DISCARD_BYTES = 1_048_576  # of a closing connection, read only to keep a RST from eating its ERROR
+# Of a closing connection each tick, read only to keep a RST from eating its ERROR; so who floods
+# after that is held up by TCP.
+DISCARD_BYTES = 16_384
 UNSENT_BYTES = 1_048_576  # that the kernel may hold for one member; all beyond is lag, and bounded
 ACCEPT_PAUSE_S = 0.5  # after running out of file descriptors: neither spin nor stop
 MIN_PAUSE_S = 0.01  # who is over a rate is looked at no more than a hundred times a second
@@ -110,7 +114,7 @@ def handle_client(relay: Relay, client: Client, most: int = READ_BYTES) -> None:
     try:
         if room is not None:
             intake = room.log.receive(client.socket, client.rest, most)
-        elif not (count := client.socket.recv_into(relay.scratch, most)):
+        elif not (count := client.socket.recv_into(relay.scratch, min(most, JOIN_READ_BYTES))):
             raise EOFError
     except (BlockingIOError, InterruptedError):
         return
@@ -126,10 +130,6 @@ def handle_client(relay: Relay, client: Client, most: int = READ_BYTES) -> None:
     elif client.handshake is not None:
         client.handshake.decoder.feed(relay.scratch[:count])
         relay.perform(client, None)
-    else:
-        client.discarded += count
-        if client.discarded > DISCARD_BYTES:
-            relay.lose(client)
 
 
 def broadcast(relay: Relay, intake: Intake, sender: Client, most: int) -> bytes | None:
@@ -366,7 +366,8 @@ class Relay:
         if client.lag > self.limits.max_lag_bytes and client.stage is not Stage.CLOSING:
             text = f"{client.lag} bytes behind, at most {self.limits.max_lag_bytes} are allowed"
             self.close(client, ErrorCode.SLOW_CONSUMER, text)
-        events = 0 if client.is_paused else selectors.EVENT_READ
+        is_read = not client.is_paused and client.stage is not Stage.CLOSING
+        events = selectors.EVENT_READ if is_read else 0
         if client.is_blocked:
             events |= selectors.EVENT_WRITE
         if events != client.events:
@@ -412,6 +413,8 @@ class Relay:
                         self._replace(client.handshake.rival)
                 else:
                     self.lose(client)
+            elif client.stage is Stage.CLOSING:
+                handle_client(self, client, DISCARD_BYTES)
         if now >= self._status_at:
             self._status_at = now + self._status_interval_s
             self._is_status_due = True

@@ -16,19 +16,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
 from blockchain import BlockType, Draft, Head, SideRow
 from chat_commands import HELP, Command, read_typed
+from chat_effects import (
+    Append,
+    Close,
+    Credit,
+    Effects,
+    Leave,
+    MakeSessionKey,
+    Moment,
+    Query,
+    Ready,
+    Refuse,
+    Remember,
+    Show,
+    Transmit,
+    alert,
+    notice,
+    number,
+)
 from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
+from chat_memory import FEEDS_TABLE, MAX_FEEDS, MEMBERS_TABLE, Memory, who
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     Ack,
     Bundle,
-    Entry,
     EntryKind,
     Event,
     EventKind,
@@ -42,7 +59,7 @@ from chat_messages import (
     SignedEntry,
     parse_payload,
 )
-from chat_roster import MAX_LIVE, Person, Roster
+from chat_roster import Roster
 from chat_terminal import Kind, Line
 from chat_wire import (
     MAX_TEXT_BYTES,
@@ -76,210 +93,20 @@ from crypto_utils import (
     random_bytes,
 )
 
-__all__ = [
-    "FEEDS_TABLE",
-    "MEMBERS_TABLE",
-    "Append",
-    "Close",
-    "Credit",
-    "Effect",
-    "Leave",
-    "MakeSessionKey",
-    "Memory",
-    "Moment",
-    "Query",
-    "Ready",
-    "Refuse",
-    "Remember",
-    "Session",
-    "Show",
-    "Transmit",
-]
+__all__ = ["Session"]
 
 SEK_MAX_AGE_S = 3600.0
 # Making the next SEK starts before the old one is over, so that none is used beyond its hour.
 _SEK_RENEW_AFTER_S = SEK_MAX_AGE_S - 60.0
 _SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
 _MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
-# Feeds that we know: those of all live members, room and pair.  Beyond it the first of those whose
-# session is gone are forgotten: whoever joins again and again makes us keep no more than these.
-_MAX_FEEDS = 2 * MAX_LIVE
 _ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
 _ACK_MIN_INTERVAL_S = 2.0
 _ACK_INTERVAL_PER_MEMBER_S = 0.1
 _FEED_LIFE_MS = 30 * 24 * 3600 * 1000  # first acks and memory go back 30 days
-# Side tables; a row with an empty value is one that may be forgotten.
-MEMBERS_TABLE = "members"  # room_tag ‖ fingerprint → last_seen_ms u64 ‖ nick
-FEEDS_TABLE = "feeds"  # tag ‖ session_id → first_seq u64
-
-
-class Moment(NamedTuple):
-    """Now, twice."""
-
-    s: float  # seconds that pass while the machine sleeps too: for ages and intervals
-    ms: int  # wall clock, milliseconds since 1970, UTC: for people
-
-
-# --------------------------------------------------------------------------- effects
-
-
-@dataclass(frozen=True)
-class Append:
-    """A block for our chain."""
-
-    draft: Draft
-
-
-@dataclass(frozen=True)
-class Transmit:
-    """A frame for the relay."""
-
-    frame: bytes
-
-
-@dataclass(frozen=True)
-class Show:
-    """A line for the person."""
-
-    line: Line
-
-
-@dataclass(frozen=True)
-class Credit:
-    """A message of ours is on the chain: one coin, and the line that says so."""
-
-
-@dataclass(frozen=True)
-class Remember:
-    """A row of a sealed side table, for our chain's file."""
-
-    row: SideRow
-
-
-@dataclass(frozen=True)
-class MakeSessionKey:
-    """A new SEK is due: make one elsewhere and hand it to `session_key_made`."""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The first WELCOME is complete: lines may be typed from here on."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """A command that the chain's owner answers: history, wallet or chain."""
-
-    name: str
-    argument: str
-
-
-@dataclass(frozen=True)
-class Refuse:
-    """A typed line that was not taken."""
-
-    text: str  # to be given back to the person, for mending; "": nothing
-
-
-@dataclass(frozen=True)
-class Leave:
-    """The session is over, for the person's own reasons."""
-
-    exit_code: int
-
-
-@dataclass(frozen=True)
-class Close:
-    """The connection is of no use any more; `exit_code` is what it means for a run that ends."""
-
-    exit_code: int
-
-
-Effect = (
-    Append
-    | Transmit
-    | Show
-    | Credit
-    | Remember
-    | MakeSessionKey
-    | Ready
-    | Query
-    | Refuse
-    | Leave
-    | Close
-)
-Effects = list[Effect]
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _notice(text: str) -> Show:
-    return Show(Line(Kind.NOTICE, text))
-
-
-def _alert(text: str) -> Show:
-    return Show(Line(Kind.ALERT, text))
 
 
 # --------------------------------------------------------------------------- state
-
-
-@dataclass
-class Memory:
-    """What a session knows of earlier runs, read from the side tables and then from the chain."""
-
-    known: dict[bytes, Person] = field(default_factory=dict)  # met in this room, by fingerprint
-    ignored: set[bytes] = field(default_factory=set)
-    feeds: dict[tuple[bytes, bytes], TheirFeed] = field(default_factory=dict)  # by tag, session_id
-    recorded: dict[bytes, bytes] = field(default_factory=dict)  # by session_id: who it is
-
-    def read_member(self, room: RoomSecret, key: bytes, value: bytes) -> None:
-        """A row of the side table `members`."""
-        if key[:16] == room.tag and value:
-            seen_ms = int.from_bytes(value[:8], "big")
-            self.known[key[16:]] = Person(value[8:].decode("utf-8", "replace"), seen_ms)
-
-    def read_feed(self, key: bytes, value: bytes) -> None:
-        """A row of the side table `feeds`."""
-        if value:
-            self._feed(key[:16], key[16:]).resume_stay(int.from_bytes(value, "big"))
-
-    def read_event(self, event: Event) -> None:
-        """An EVENT block's event, in the order of the chain."""
-        if event.kind == EventKind.BUNDLE:
-            with suppress(WireError, CryptoError):
-                bundle = Bundle.parse(event.body, None)
-                self.recorded[bundle.session_id] = _who(bundle)
-        elif event.kind == EventKind.IGNORE:
-            self.ignored.add(event.body)
-        elif event.kind == EventKind.UNIGNORE:
-            self.ignored.discard(event.body)
-
-    def read_received(self, entry: Entry, received_ms: int | None = None) -> None:
-        """A RECEIVED block's entry, in the order of the chain, and the block's time."""
-        feed = self._feed(entry.tag, entry.session_id)
-        feed.resume(entry, entry.sent_ms if received_ms is None else received_ms)
-
-    def feeds_of(self, tags: set[bytes], since_ms: int) -> dict[tuple[bytes, bytes], TheirFeed]:
-        """The feeds of these conversations that gained something since; the latest, if many."""
-        recent = [
-            (key, feed)
-            for key, feed in self.feeds.items()
-            if feed.tag in tags and feed.updated_ms > since_ms
-        ]
-        recent.sort(key=lambda item: item[1].updated_ms)
-        return dict(recent[-_MAX_FEEDS:])
-
-    def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
-        return self.feeds.setdefault((tag, session_id), TheirFeed(tag, session_id))
-
-
-def _who(bundle: Bundle) -> bytes:
-    """What must not change behind a session_id that wrote to us: else its next owner's words would
-    stand on our chain under the first one's name."""
-    return bundle.fingerprint + bundle.session_key.public
 
 
 class _State(Enum):
@@ -342,7 +169,7 @@ class Session:
         self._roster = Roster(self._new_bundle(nick, sek), memory.known, now.ms)
         self._ignored = set(memory.ignored)
         tags = {room.tag, *map(self._pair_tag, self._roster.known)}
-        # By (tag, session_id), at most _MAX_FEEDS.
+        # By (tag, session_id), at most MAX_FEEDS.
         self._feeds = memory.feeds_of(tags, now.ms - _FEED_LIFE_MS)
         self._held_bytes = 0  # in all feeds together
         # Whose bundles are on the chain already, by session_id: of sessions with a feed, and ours.
@@ -397,7 +224,7 @@ class Session:
         if self.leaving:
             return []
         kept = "; what you type is kept on your chain, not delivered" if self._was_ready else ""
-        return [_alert(f"connection lost: {why}{kept}")]
+        return [alert(f"connection lost: {why}{kept}")]
 
     def receive(self, frame: Frame, now: Moment) -> Effects:
         """A frame from the relay, whose word is never evidence of who somebody is.
@@ -409,7 +236,7 @@ class Session:
         try:
             return self._receive(frame, now)
         except WireError as exc:
-            return self._close(_alert(f"the relay broke the protocol: {exc}"), 3)
+            return self._close(alert(f"the relay broke the protocol: {exc}"), 3)
 
     def _close(self, why: Show, exit_code: int) -> Effects:
         self._state = _State.CLOSING
@@ -478,10 +305,10 @@ class Session:
         effects += self._announce()
         effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
         here = ", ".join(map(self._roster.name, self._roster.people())) or "nobody else yet"
-        effects.append(_notice(f"you are {self.our_name}; in the room: {here}"))
+        effects.append(notice(f"you are {self.our_name}; in the room: {here}"))
         if self._roster.sessions_of(self._our.fingerprint):
             effects.append(
-                _notice(
+                notice(
                     "your own identity is in the room already: a run of yours that ended without "
                     "a word and will be noticed soon, or a copy of your profile"
                 )
@@ -503,14 +330,14 @@ class Session:
             bundle = Bundle.parse(member.bundle, self._room)
             if bundle.session_id != member.session_id or member.session_id == self._session_id:
                 raise WireError("the bundle is of another session")
-            if self._recorded.get(bundle.session_id, _who(bundle)) != _who(bundle):
+            if self._recorded.get(bundle.session_id, who(bundle)) != who(bundle):
                 raise WireError("the session is somebody else's")
         except (WireError, CryptoError) as exc:
             self.counts["bundle refused"] += 1
             if self._said_refused:
                 return []
             self._said_refused = True
-            return [_alert(f"refused a member whose bundle does not hold: {exc}")]
+            return [alert(f"refused a member whose bundle does not hold: {exc}")]
         before = self._roster.live.get(bundle.session_id)
         if before is not None and bundle.raw == before.raw:
             return []
@@ -528,14 +355,14 @@ class Session:
         self._restate(bundle)
         if fingerprint == self._our.fingerprint:
             copy = "your own identity joined from elsewhere: somebody uses a copy of your profile"
-            return [_alert(copy)] if before is None and said else []
+            return [alert(copy)] if before is None and said else []
         key, value = self._room.tag + fingerprint, u64(now.ms) + bundle.nick.encode()
         effects: Effects = [Remember(SideRow(MEMBERS_TABLE, key, value))]
         name = self._roster.name(fingerprint)
         if met is not None and met.nick != bundle.nick:
-            effects.append(_notice(f"{called} is now called {name}"))
+            effects.append(notice(f"{called} is now called {name}"))
         if before is None and said:
-            effects.append(_notice(f"{name} joined{' once more' if was_here else ''}"))
+            effects.append(notice(f"{name} joined{' once more' if was_here else ''}"))
         return effects
 
     def _deleted(self, gone: Del, now: Moment) -> Effects:
@@ -550,7 +377,7 @@ class Session:
                 self._stop_waiting(feed)
                 feed.author_left(now.s)
         if bundle.fingerprint == self._our.fingerprint:
-            return [_notice("the other session under your own identity is gone")]
+            return [notice("the other session under your own identity is gone")]
         why = {
             LeaveReason.TIMEOUT: " (connection lost)",
             LeaveReason.SLOW_CONSUMER: " (too slow)",
@@ -558,8 +385,8 @@ class Session:
         }.get(gone.reason, "")  # type: ignore[call-overload]
         name = self._roster.name(bundle.fingerprint)
         if self._roster.sessions_of(bundle.fingerprint):
-            return [_notice(f"an earlier session of {name} ended{why}")]
-        return [_notice(f"{name} left{why}")]
+            return [notice(f"an earlier session of {name} ended{why}")]
+        return [notice(f"{name} left{why}")]
 
     def _of_session(self, bundle: Bundle) -> list[tuple[_Conversation | None, TheirFeed | None]]:
         """The two conversations that a session can write to us in, and its feeds there, as far as
@@ -640,7 +467,7 @@ class Session:
     def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
         key = (tag, session_id)
         if key not in self._feeds:
-            if len(self._feeds) >= _MAX_FEEDS:
+            if len(self._feeds) >= MAX_FEEDS:
                 self._forget_a_feed()
             self._feeds[key] = TheirFeed(*key)
         return self._feeds[key]
@@ -679,7 +506,7 @@ class Session:
                     return []
                 feed.contradicted = True
                 name = self._roster.name(author.fingerprint)
-                return [_alert(f"{name} contradicts what {name} said before; not shown, not kept")]
+                return [alert(f"{name} contradicts what {name} said before; not shown, not kept")]
         effects = self._record_bundle(author)
         record = signed.serialize()
         effects.append(Append(Draft(BlockType.RECEIVED, record, entry.entry_id)))
@@ -696,14 +523,14 @@ class Session:
             return effects
         name = self._roster.name(author.fingerprint)
         if (missed := feed.missing_count() - missing_before) > 0:
-            effects.append(_notice(f"{_number(missed, 'message')} of {name} missing here"))
+            effects.append(notice(f"{number(missed, 'message')} of {name} missing here"))
         if entry.kind == EntryKind.CHAT:
             conversation.seen = entry.entry_id
             label = name if conversation.peer is None else f"{name} (private)"
             text = entry.text.decode()
             effects.append(Show(Line(Kind.MESSAGE, text, label, entry.sent_ms)))
         elif entry.kind not in tuple(EntryKind):
-            effects.append(_notice(f"{name} sent something of kind {entry.kind}; kept, not shown"))
+            effects.append(notice(f"{name} sent something of kind {entry.kind}; kept, not shown"))
         return effects
 
     def _hold(self, message: Message, feed: TheirFeed, author: Bundle, now: Moment) -> Effects:
@@ -785,7 +612,7 @@ class Session:
             return []
         feed.said_refused = True
         name = self._roster.name(author.fingerprint)
-        return [_notice(f"{name} says things that are not for you to read")]
+        return [notice(f"{name} says things that are not for you to read")]
 
     # ----------------------------------------------------------------- acks
 
@@ -881,7 +708,7 @@ class Session:
     def _command(self, name: str, argument: str, line: str, now: Moment) -> Effects:
         match name:
             case "help":
-                return [_notice(text) for text in HELP.values()]
+                return [notice(text) for text in HELP.values()]
             case "who":
                 return self._who()
             case "msg":
@@ -930,7 +757,7 @@ class Session:
         effects.append(Credit())
         if conversation.peer is not None and not self._reachable(conversation):
             name = self._roster.name(conversation.peer)
-            effects.append(_notice(f"{name} is away: kept on your chain, not delivered"))
+            effects.append(notice(f"{name} is away: kept on your chain, not delivered"))
         return effects
 
     def _send(self, conversation: _Conversation, signed: SignedEntry, block: BlockType) -> Effects:
@@ -979,7 +806,7 @@ class Session:
         """A bundle goes onto the chain before its session's first entry, for deep verification."""
         if bundle.session_id in self._recorded:
             return []
-        self._recorded[bundle.session_id] = _who(bundle)
+        self._recorded[bundle.session_id] = who(bundle)
         event = Event(EventKind.BUNDLE, bundle.raw)
         return [Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))]
 
@@ -1013,7 +840,7 @@ class Session:
     def _ignore(self, argument: str) -> Effects:
         if not argument:
             names = ", ".join(sorted(self._roster.name(f) for f in self._ignored))
-            return [_notice(f"you ignore {names}" if names else "you ignore nobody")]
+            return [notice(f"you ignore {names}" if names else "you ignore nobody")]
         name, *rest = argument.split()
         off = bool(rest)
         if off and [word.lower() for word in rest] != ["off"]:
@@ -1024,19 +851,19 @@ class Session:
             return [person]
         name = self._roster.name(person)
         if off == (person not in self._ignored):
-            return [_notice(f"you do not ignore {name}" if off else f"you ignore {name} already")]
+            return [notice(f"you do not ignore {name}" if off else f"you ignore {name} already")]
         kind = EventKind.UNIGNORE if off else EventKind.IGNORE
         event = Event(kind, person)
         effects: Effects = [Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))]
         if off:
             self._ignored.discard(person)
             effects.append(
-                _notice(f"you no longer ignore {name}: what {name} says from here on is shown")
+                notice(f"you no longer ignore {name}: what {name} says from here on is shown")
             )
         else:
             self._ignored.add(person)
             effects.append(
-                _notice(
+                notice(
                     f"you ignore {name}: nothing of {name} is shown, and {name} can read nothing "
                     "that you say from here on"
                 )
@@ -1044,7 +871,7 @@ class Session:
         return effects
 
     def _who(self) -> Effects:
-        effects: Effects = [_notice(f"{self.our_name} (you)")]
+        effects: Effects = [notice(f"{self.our_name} (you)")]
         for person in self._roster.people():
             sessions = self._roster.sessions_of(person)
             remarks = []
@@ -1054,11 +881,11 @@ class Session:
                 remarks.append("ignored")
             remarks += self._audience_remarks(sessions[-1])
             remark = f" ({'; '.join(remarks)})" if remarks else ""
-            effects.append(_notice(self._roster.name(person) + remark))
+            effects.append(notice(self._roster.name(person) + remark))
         if self._roster.sessions_of(self._our.fingerprint):
-            effects.append(_notice(f"{self.our_name} (another session under your own identity)"))
+            effects.append(notice(f"{self.our_name} (another session under your own identity)"))
         if not self.joined:
-            effects.append(_notice("not connected: who is in the room is not known"))
+            effects.append(notice("not connected: who is in the room is not known"))
         return effects
 
     def _audience_remarks(self, bundle: Bundle) -> list[str]:
@@ -1078,23 +905,23 @@ class Session:
 
     def _status(self) -> Effects:
         room = self._room_conversation
-        here = f"in the room with {_number(len(self._roster.people()), 'other')}"
-        effects: Effects = [_notice(here if self.joined else "not connected")]
+        here = f"in the room with {number(len(self._roster.people()), 'other')}"
+        effects: Effects = [notice(here if self.joined else "not connected")]
         if room.ours.seq:
             last = room.ours.recipients(self._roster.present)
             done = [s for s in last if room.ours.confirmed(s, room.ours.seq)]
-            effects.append(_notice(f"your last message: delivered to {len(done)} of {len(last)}"))
+            effects.append(notice(f"your last message: delivered to {len(done)} of {len(last)}"))
         if waiting := self._unconfirmed_names():
-            effects.append(_notice(f"not confirmed yet by {', '.join(waiting)}"))
+            effects.append(notice(f"not confirmed yet by {', '.join(waiting)}"))
         if unsent := self.unsent():
-            effects.append(_notice(f"{unsent} of your messages not delivered yet"))
+            effects.append(notice(f"{unsent} of your messages not delivered yet"))
         if held := sum(len(f.held) for f in self._feeds.values()):
-            effects.append(_notice(f"waiting for their key: {_number(held, 'frame')}"))
+            effects.append(notice(f"waiting for their key: {number(held, 'frame')}"))
         if missing := sum(f.missing_count() for f in self._feeds.values()):
-            effects.append(_notice(f"{_number(missing, 'message')} of others missing here"))
+            effects.append(notice(f"{number(missing, 'message')} of others missing here"))
         if self.counts:
             dropped = ", ".join(f"{n} {why}" for why, n in sorted(self.counts.items()))
-            effects.append(_notice(f"dropped frames: {dropped}"))
+            effects.append(notice(f"dropped frames: {dropped}"))
         return effects
 
     # ----------------------------------------------------------------- time and leaving
@@ -1206,8 +1033,8 @@ class Session:
             return []
         effects: Effects = []
         if unsent:
-            kept = f"{_number(unsent, 'message')} not delivered; kept on your chain"
-            effects.append(_alert(kept))
+            kept = f"{number(unsent, 'message')} not delivered; kept on your chain"
+            effects.append(alert(kept))
         elif waiting:
-            effects.append(_notice(f"your last messages are not confirmed by {', '.join(waiting)}"))
+            effects.append(notice(f"your last messages are not confirmed by {', '.join(waiting)}"))
         return [*effects, Leave(3 if unsent else 0)]

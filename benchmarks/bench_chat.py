@@ -71,7 +71,7 @@ def profile(messages: int) -> None:
     from simulated_room import SimulatedRoom, keystore
 
     from blockchain import Blockchain
-    from chat_session import Append
+    from chat_effects import Append
 
     room = SimulatedRoom()
     alice, bob = room.join("alice"), room.join("bob")

@@ -27,8 +27,9 @@ from typing import IO, Self
 
 import pyte
 
+from chat_effects import Effect, Show, Transmit
 from chat_engine import now
-from chat_session import Effect, Session, Show, Transmit
+from chat_session import Session
 from chat_terminal import Kind
 from chat_wire import MAX_FRAME_BYTES, Frame, FrameDecoder, FrameType, Ping, Pong
 from crypto_utils import EncryptionManager, Keystore, RoomSecret

@@ -17,26 +17,24 @@ from functools import cache
 from typing import TypeVar
 
 from blockchain import BlockType, Draft, Head
-from chat_messages import Entry, EntryKind, Event, Message, Payload, SignedEntry, parse_payload
-from chat_session import (
-    FEEDS_TABLE,
-    MEMBERS_TABLE,
+from chat_effects import (
     Append,
     Close,
     Credit,
     Effect,
     Leave,
     MakeSessionKey,
-    Memory,
     Moment,
     Query,
     Ready,
     Refuse,
     Remember,
-    Session,
     Show,
     Transmit,
 )
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory
+from chat_messages import Entry, EntryKind, Event, Message, Payload, SignedEntry, parse_payload
+from chat_session import Session
 from chat_terminal import Kind, Line
 from chat_wire import (
     MAX_FRAME_BYTES,

@@ -21,6 +21,8 @@ FLOORS = {
     "chat_commands": 2,
     "chat_roster": 2,
     "chat_feeds": 2,
+    "chat_effects": 2,
+    "chat_memory": 2,
     "chat_session": 3,
     "chat_history": 3,
     "chat_link": 3,
@@ -37,6 +39,8 @@ NEIGHBOURS = {
     "chat_messages": {"blockchain"},  # docs/adr/0001
     "chat_roster": {"chat_messages"},
     "chat_feeds": {"chat_messages"},
+    "chat_effects": {"blockchain"},
+    "chat_memory": {"chat_messages", "chat_feeds", "chat_roster"},
     "chat_history": {"chat_session"},
     "chat_settings": {"chat_profile"},
     "chat_members": {"chat_fanout"},

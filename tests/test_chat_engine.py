@@ -20,9 +20,7 @@ from test_chat_history import Book
 
 import chat_engine
 from blockchain import Blockchain, BlockType, Draft, Head, SideRow, StoreFailed
-from chat_engine import MAX_OUT_BYTES, MAX_WAITING_LINES, Engine, now
-from chat_link import Inbox, Lost, Received
-from chat_session import (
+from chat_effects import (
     Append,
     Close,
     Credit,
@@ -37,6 +35,8 @@ from chat_session import (
     Show,
     Transmit,
 )
+from chat_engine import MAX_OUT_BYTES, MAX_WAITING_LINES, Engine, now
+from chat_link import Inbox, Lost, Received
 from chat_terminal import Kind, Line
 from chat_wire import Broadcast, Frame
 

@@ -14,6 +14,7 @@ from simulated_room import LOBBY, keystore, session_keys
 import chat_history
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow, StoreUnreadable
 from chat_history import history, recall
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     Bundle,
@@ -23,7 +24,6 @@ from chat_messages import (
     EventKind,
     SignedEntry,
 )
-from chat_session import FEEDS_TABLE, MEMBERS_TABLE
 from chat_terminal import Kind, Line
 from chat_wire import u64
 from crypto_utils import RoomSecret, SigningKey, pair_tag

@@ -33,8 +33,22 @@ from simulated_room import (
     session_keys,
 )
 
+import chat_memory
 import chat_session
 from blockchain import BlockType, Draft, Head
+from chat_effects import (
+    Append,
+    Close,
+    Credit,
+    MakeSessionKey,
+    Moment,
+    Query,
+    Ready,
+    Remember,
+    Show,
+    Transmit,
+)
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory
 from chat_messages import (
     Ack,
     Bundle,
@@ -52,19 +66,6 @@ from chat_messages import (
     pad,
 )
 from chat_roster import Person
-from chat_session import (
-    Append,
-    Close,
-    Credit,
-    MakeSessionKey,
-    Memory,
-    Moment,
-    Query,
-    Ready,
-    Remember,
-    Show,
-    Transmit,
-)
 from chat_terminal import Kind
 from chat_wire import (
     MAX_TEXT_BYTES,
@@ -2125,7 +2126,7 @@ def test_feeds_of_a_month_ago_are_not_recalled_and_their_rows_are_forgotten(
 ) -> None:
     alice.types("long ago")
     memory = bob.memory
-    (row,) = (k for k in bob.remembered if k[0] == chat_session.FEEDS_TABLE)
+    (row,) = (k for k in bob.remembered if k[0] == FEEDS_TABLE)
     month_ms = 30 * 24 * 3600 * 1000
     room.now = Moment(room.now.s, room.now.ms + month_ms - 1)
     for left in (1, 0):
@@ -2204,7 +2205,8 @@ def come_and_go(room: SimulatedRoom, name: str, member: SimulatedMember, session
 def test_whoever_joins_again_and_again_makes_nothing_grow(
     room: SimulatedRoom, alice: SimulatedMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_session, "_MAX_FEEDS", 10)
+    for module in (chat_memory, chat_session):
+        monkeypatch.setattr(module, "MAX_FEEDS", 10)
     bob = room.join("bob")
     bob.types("hello")
     come_and_go(room, "carol", alice, range(1, 50))
@@ -2226,10 +2228,11 @@ def test_feed_that_is_forgotten_takes_its_rows_with_it(
 ) -> None:
     bob.types("hello")
     room.crash(bob)
-    row = (chat_session.FEEDS_TABLE, LOBBY.tag + bob.session_id)
+    row = (FEEDS_TABLE, LOBBY.tag + bob.session_id)
     assert row in alice.remembered
     assert bob.session_id in alice.session._recorded
-    monkeypatch.setattr(chat_session, "_MAX_FEEDS", 3)
+    for module in (chat_memory, chat_session):
+        monkeypatch.setattr(module, "MAX_FEEDS", 3)
     come_and_go(room, "carol", alice, range(1, 6))
     room.tick()
     assert row not in alice.remembered
@@ -2245,7 +2248,7 @@ def test_people_met_are_bounded_in_the_side_table_too(
         room.crash(room.join(name))
     room.tick()
     assert len(alice.session._roster.known) == 3
-    rows = {key[16:] for table, key in alice.remembered if table == chat_session.MEMBERS_TABLE}
+    rows = {key[16:] for table, key in alice.remembered if table == MEMBERS_TABLE}
     assert rows == {fingerprint("carol"), fingerprint("dave")}
     assert set(alice.memory.known) == rows
 

@@ -33,6 +33,7 @@ import chat_session
 import chat_wire
 import crypto_utils
 from blockchain import Head
+from chat_effects import Effect, Leave, Moment, Show, Transmit
 from chat_messages import (
     Ack,
     Bundle,
@@ -49,7 +50,7 @@ from chat_messages import (
     SignedEntry,
     parse_payload,
 )
-from chat_session import Effect, Leave, Moment, Session, Show, Transmit
+from chat_session import Session
 from chat_terminal import Kind
 from chat_wire import (
     Add,
@@ -451,7 +452,8 @@ def test_the_relays_limits_are_the_codes() -> None:
     every = set(vars(chat_members.Limits())) - {"is_loopback_exempt"}  # said in words
     assert set(LIMITS.values()) == every
     assert chat_members.Limits().is_loopback_exempt
-    assert chat_server.DISCARD_BYTES == 1024 * 1024
+    assert chat_server.DISCARD_BYTES == 16 * 1024
+    assert chat_members.Limits().tick_s == 0.25
 
 
 def test_a_members_limits_are_the_codes() -> None:

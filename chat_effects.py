@@ -1,0 +1,151 @@
+"""What a session wants done: the effects that its rules return, and the moments they are given.
+
+What lives here: one value for each thing that a client does to its chain, its connection or its
+screen.  What it does not know: when any of it is due (`chat_session`), how it is done
+(`chat_engine`).
+
+    for effect in session.typed("hello", Moment(10.0, 1_700_000_000_000)):
+        match effect:
+            case Append(draft): ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from blockchain import Draft, SideRow
+from chat_terminal import Kind, Line
+
+__all__ = [
+    "Append",
+    "Close",
+    "Credit",
+    "Effect",
+    "Effects",
+    "Leave",
+    "MakeSessionKey",
+    "Moment",
+    "Query",
+    "Ready",
+    "Refuse",
+    "Remember",
+    "Show",
+    "Transmit",
+    "alert",
+    "notice",
+    "number",
+]
+
+
+class Moment(NamedTuple):
+    """Now, twice."""
+
+    s: float  # seconds that pass while the machine sleeps too: for ages and intervals
+    ms: int  # wall clock, milliseconds since 1970, UTC: for people
+
+
+# --------------------------------------------------------------------------- effects
+
+
+@dataclass(frozen=True)
+class Append:
+    """A block for our chain."""
+
+    draft: Draft
+
+
+@dataclass(frozen=True)
+class Transmit:
+    """A frame for the relay."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True)
+class Show:
+    """A line for the person."""
+
+    line: Line
+
+
+@dataclass(frozen=True)
+class Credit:
+    """A message of ours is on the chain: one coin, and the line that says so."""
+
+
+@dataclass(frozen=True)
+class Remember:
+    """A row of a sealed side table, for our chain's file."""
+
+    row: SideRow
+
+
+@dataclass(frozen=True)
+class MakeSessionKey:
+    """A new SEK is due: make one elsewhere and hand it to `session_key_made`."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The first WELCOME is complete: lines may be typed from here on."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A command that the chain's owner answers: history, wallet or chain."""
+
+    name: str
+    argument: str
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A typed line that was not taken."""
+
+    text: str  # to be given back to the person, for mending; "": nothing
+
+
+@dataclass(frozen=True)
+class Leave:
+    """The session is over, for the person's own reasons."""
+
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Close:
+    """The connection is of no use any more; `exit_code` is what it means for a run that ends."""
+
+    exit_code: int
+
+
+Effect = (
+    Append
+    | Transmit
+    | Show
+    | Credit
+    | Remember
+    | MakeSessionKey
+    | Ready
+    | Query
+    | Refuse
+    | Leave
+    | Close
+)
+Effects = list[Effect]
+
+
+def number(count: int, what: str) -> str:
+    """`1 message`, `2 messages`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def notice(text: str) -> Show:
+    """A line about what happened."""
+    return Show(Line(Kind.NOTICE, text))
+
+
+def alert(text: str) -> Show:
+    """A line about what a person must not miss."""
+    return Show(Line(Kind.ALERT, text))
