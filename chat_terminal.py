@@ -31,6 +31,7 @@ import io
 import os
 import re
 import select
+import signal
 import sys
 import threading
 import time
@@ -202,6 +203,7 @@ class Terminal:
         self.broken = self._out is None
         self._interrupted = False  # the prompt thread's: Ctrl-C came since the last line
         bell = os.pipe()
+        os.set_blocking(bell[1], False)  # full is rung often enough
         self._bell_heard, self._bell = io.FileIO(bell[0], "rb"), io.FileIO(bell[1], "wb")
         self._turn = threading.Lock()  # held while writing
         self._changed = threading.Condition()  # guards what follows
@@ -303,7 +305,12 @@ class Terminal:
             raise OSError("no stdin")
         if os.name != "posix":  # there pipes cannot be waited for, and a reader not be woken
             return True
-        ready, _, _ = select.select([self._in, self._bell_heard], [], [])
+        try:
+            # A signal that comes just before select would wait with it: its number rings the bell.
+            _wake_by_signals(self._bell.fileno())
+            ready, _, _ = select.select([self._in, self._bell_heard], [], [])
+        finally:
+            _wake_by_signals(-1)
         if self._bell_heard in ready:
             self._bell_heard.read(1)
             return False
@@ -377,6 +384,12 @@ class Terminal:
                 self._wake_reader()
             else:
                 self._err = None
+
+
+def _wake_by_signals(descriptor: int) -> None:
+    """Has each signal's number written there; -1: nowhere."""
+    with suppress(ValueError):  # not the main thread: signals do not come here
+        signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
 
 
 class _Plain(Terminal):
