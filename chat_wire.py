@@ -155,12 +155,14 @@ class Label:
     # signatures
     BUNDLE_SIG = _label("bundle sig")  # identity key
     CHAIN_CERT = _label("chain cert")  # identity key
-    ENTRY_SIG = _label("entry sig")  # session signing key, as all below but the last
+    ENTRY_SIG = _label("entry sig")  # session signing key, as those below
     SHARE_SIG = _label("share sig")
     REQUEST_SIG = _label("key request sig")
     REFUSAL_SIG = _label("key refusal sig")
     ACK_SIG = _label("ack sig")
+    WITNESS_SIG = _label("witness sig")
     BLOCK_SIG = _label("block sig")  # chain signing key
+    PROOF_SIG = _label("proof sig")  # chain signing key: of an exported proof
     # OAEP
     HYBRID = _label("hybrid")  # EncryptionManager.encrypt_message
 
