@@ -11,10 +11,12 @@ Each setting is `--some-name`, `CHAINROOM_SOME_NAME`, or `some_name = …` in HO
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -22,9 +24,21 @@ from chat_messages import check_nick
 from chat_profile import check_profile_name, default_home
 from chat_wire import DEFAULT_PORT
 
-__all__ = ["VERSION_TEXT", "Settings", "UsageError", "parse_address", "parse_port", "read_settings"]
+__all__ = [
+    "FORMATS",
+    "LAST_BLOCK",
+    "VERSION_TEXT",
+    "Settings",
+    "UsageError",
+    "parse_address",
+    "parse_port",
+    "read_settings",
+]
 
 VERSION_TEXT = "chainroom 0.1.0"
+
+FORMATS = ("txt", "jsonl", "html", "proof")
+LAST_BLOCK = 2**62
 
 _T = TypeVar("_T")
 
@@ -35,6 +49,9 @@ examples:
   echo hello | chat_client.py --server 192.168.1.5
   chat_client.py history 50                  what was said
   chat_client.py verify                      has anybody changed it?
+  chat_client.py export talk.html            what was said, with what proves it
+  chat_client.py export --format proof --only 12-40 talk.proof
+  chat_client.py verify talk.proof           on any computer: what does it prove?
 
 exit codes: 0 ok, 1 error, 2 usage, 3 network or something unsent, 4 history tampered,
             5 refused, 6 profile in use or unreadable
@@ -49,7 +66,7 @@ class UsageError(ValueError):
 class Settings:
     """Everything checked; None where the person said nothing and something is asked or found."""
 
-    command: str  # chat, history, verify or wallet
+    command: str  # chat, history, verify, export, wallet or passphrase
     home: Path
     profile: str | None
     server: str | None
@@ -58,11 +75,19 @@ class Settings:
     name: str | None
     room: str
     password_file: Path | None
+    passphrase_file: Path | None
     plain: bool
     quiet: bool
     linger_s: float
     count: int  # of history's messages
     find: str
+    file: Path | None  # that export writes or verify reads
+    format: str  # of an export
+    only: tuple[int, int]  # the first and the last block of an export
+    peer: str  # whose conversation alone is exported; "": everybody's
+    quick: bool  # verify hashes and links, and not every signature
+    new_passphrase_file: Path | None
+    removes_passphrase: bool
 
 
 def parse_port(text: str) -> int:
@@ -126,6 +151,25 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _blocks(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,15})(?:(-)([0-9]{1,15})?)?", text)
+    first = int(found[1]) if found else 0
+    last = first if found and not found[2] else int(found[3]) if found and found[3] else LAST_BLOCK
+    if found is None or last < first:
+        raise ValueError(f"blocks are named like 12-40, 12- or 12, not {text!r}")
+    return first, last
+
+
+def _format(text: str, file: Path) -> str:
+    """As asked for, else as the file's name says."""
+    if not text:
+        by_suffix = {".jsonl": "jsonl", ".html": "html", ".htm": "html", ".proof": "proof"}
+        return by_suffix.get(file.suffix.lower(), "txt")
+    if text not in FORMATS:
+        raise ValueError(f"a format is one of {', '.join(FORMATS)}, not {text!r}")
+    return text
+
+
 # What may stand in the environment and in config.toml too.
 _LAYERED: dict[str, Callable[[str], Any]] = {
     "profile": check_profile_name,
@@ -134,6 +178,7 @@ _LAYERED: dict[str, Callable[[str], Any]] = {
     "name": lambda text: check_nick(unicodedata.normalize("NFC", text)),
     "room": _room,
     "password_file": _file,
+    "passphrase_file": _file,
     "plain": _switch,
     "quiet": _switch,
     "linger": _seconds,
@@ -153,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     add = common.add_argument
     add("--home", metavar="DIR", help="where profiles and config.toml are kept")
     add("--profile", metavar="P", help="which identity and chain (default; a free one if in use)")
+    add("--passphrase-file", metavar="F", help="a file with the profile's passphrase")
     parser = _Parser(
         prog="chat_client.py",
         description="LAN chat whose history you can prove.",
@@ -192,8 +238,22 @@ def _parser() -> argparse.ArgumentParser:
     history = command("history", "[N] [--find TEXT]: the last N messages of your chain")
     history.add_argument("count", metavar="N", nargs="?", default="20")
     history.add_argument("--find", metavar="TEXT", default="")
-    command("verify", "check your whole chain")
+    verify = command("verify", "[FILE]: check your whole chain, or a proof that somebody gave you")
+    verify.add_argument("file", metavar="FILE", nargs="?")
+    verify.add_argument(
+        "--quick", action="store_true", default=False, help="hashes and links, not each signature"
+    )
+    export = command("export", "FILE: your history for others, with what proves it")
+    export.add_argument("file", metavar="FILE", help="where nothing is yet; - is standard output")
+    add = export.add_argument
+    add("--format", default="", help=f"{', '.join(FORMATS)} (as the file's name ends, else txt)")
+    add("--only", metavar="N-M", default="0-", help="messages of these blocks alone")
+    add("--with", metavar="NAME", dest="peer", default="", help="messages with that person alone")
     command("wallet", "your balance")
+    passphrase = command("passphrase", "set, change or remove the passphrase of your profile")
+    add = passphrase.add_argument
+    add("--new-file", metavar="F", help="a file with the new one (asked for otherwise)")
+    add("--remove", action="store_true", default=False, help="store the keys without one")
     return parser
 
 
@@ -221,6 +281,9 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
                 values[key] = _checked(where, parse, text)
                 break
     host = _host(flags, values.get("port", DEFAULT_PORT))
+    file = _optional(flags.get("command") or "", _file, flags.get("file"))
+    if flags.get("remove") and flags.get("new_file") is not None:
+        raise UsageError("--remove stores no passphrase, --new-file names one: use one")
     return Settings(
         command=flags.get("command") or "chat",
         home=home,
@@ -231,11 +294,19 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         name=values.get("name"),
         room=values["room"],
         password_file=values.get("password_file"),
+        passphrase_file=values.get("passphrase_file"),
         plain=values["plain"],
         quiet=values["quiet"],
         linger_s=values["linger"],
         count=_checked("history", _count, flags.get("count", "20")),
         find=flags.get("find", ""),
+        file=file,
+        format=_checked("--format", partial(_format, file=file or Path()), flags.get("format", "")),
+        only=_checked("--only", _blocks, flags.get("only", "0-")),
+        peer=flags.get("peer", ""),
+        quick=flags.get("quick", False),
+        new_passphrase_file=_optional("--new-file", _file, flags.get("new_file")),
+        removes_passphrase=flags.get("remove", False),
     )
 
 
@@ -262,6 +333,10 @@ def _host(flags: Mapping[str, str], port: int) -> int | None:
     if "port" in flags:
         raise UsageError("--host and --port name two ports for one relay: use one")
     return _checked("--host", _host_port, flags["host"])
+
+
+def _optional(where: str, parse: Callable[[str], _T], text: str | None) -> _T | None:
+    return None if text is None else _checked(where, parse, text)
 
 
 def _checked(where: str, parse: Callable[[str], _T], text: str) -> _T:

@@ -12,6 +12,7 @@ import pytest
 
 import chat_settings
 from chat_settings import (
+    LAST_BLOCK,
     VERSION_TEXT,
     Settings,
     UsageError,
@@ -34,6 +35,13 @@ LAYERED: list[tuple[str, str, Sequence[str], Sequence[Any], Any]] = [
     (
         "password_file",
         "password_file",
+        ("/p/1", "p2", "./p3"),
+        (Path("/p/1"), Path("p2"), Path("./p3")),
+        None,
+    ),
+    (
+        "passphrase_file",
+        "passphrase_file",
         ("/p/1", "p2", "./p3"),
         (Path("/p/1"), Path("p2"), Path("./p3")),
         None,
@@ -273,16 +281,24 @@ def test_nothing_asked_for_is_a_chat_with_everything_still_to_ask(home: Path) ->
         name=None,
         room="lobby",
         password_file=None,
+        passphrase_file=None,
         plain=False,
         quiet=False,
         linger_s=10.0,
         count=20,
         find="",
+        file=None,
+        format="txt",
+        only=(0, LAST_BLOCK),
+        peer="",
+        quick=False,
+        new_passphrase_file=None,
+        removes_passphrase=False,
     )
-    assert len(fields(Settings)) == 14
+    assert len(fields(Settings)) == 22
 
 
-@pytest.mark.parametrize("command", ["history", "verify", "wallet"])
+@pytest.mark.parametrize("command", ["history", "verify", "wallet", "passphrase"])
 def test_flags_work_before_and_after_the_command(home: Path, command: str) -> None:
     other = str(home / "other")
     expected = read(home, "--home", other, "--profile", "p", command)
@@ -306,6 +322,53 @@ def test_history_takes_a_number_and_a_text_to_find(home: Path) -> None:
             refused(home, "history", bad)
             == f"history: a number of messages is at least 1, not {bad!r}"
         )
+
+
+def test_verify_takes_a_file_or_none(home: Path) -> None:
+    assert read(home, "verify").file is None
+    assert read(home, "verify", "a.proof").file == Path("a.proof")
+    assert read(home, "verify", "--quick").quick
+    assert refused(home, "verify", "") == "verify: a file's name is expected, not ''"
+
+
+def test_a_format_is_as_asked_for_or_as_the_files_name_says_or_txt(home: Path) -> None:
+    for name, expected in (
+        ("a.txt", "txt"),
+        ("a.jsonl", "jsonl"),
+        ("a.HTML", "html"),
+        ("a.proof", "proof"),
+        ("a", "txt"),
+        ("-", "txt"),
+    ):
+        assert read(home, "export", name).format == expected
+        assert read(home, "export", "--format", "html", name).format == "html"
+    assert "txt, jsonl, html, proof" in refused(home, "export", "--format", "pdf", "a")
+    assert "FILE" in refused(home, "export")
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [("12-40", (12, 40)), ("12-", (12, LAST_BLOCK)), ("12", (12, 12)), ("0-0", (0, 0))],
+)
+def test_an_export_may_be_of_some_blocks_or_one_persons(
+    home: Path, text: str, blocks: tuple[int, int]
+) -> None:
+    settings = read(home, "export", "a", "--only", text, "--with", "bob")
+    assert (settings.only, settings.peer) == (blocks, "bob")
+
+
+@pytest.mark.parametrize("text", ["", "-", "-5", "x", "5-3", "1-2-3", "1 - 2", "٣", "9" * 16])
+def test_blocks_that_are_none_are_one_line(home: Path, text: str) -> None:
+    said = refused(home, "export", "a", f"--only={text}")
+    assert said == f"--only: blocks are named like 12-40, 12- or 12, not {text!r}"
+
+
+def test_a_new_passphrase_is_asked_for_or_in_a_file_or_none(home: Path) -> None:
+    settings = read(home, "passphrase")
+    assert (settings.new_passphrase_file, settings.removes_passphrase) == (None, False)
+    assert read(home, "passphrase", "--new-file", "f").new_passphrase_file == Path("f")
+    assert read(home, "passphrase", "--remove").removes_passphrase
+    assert "use one" in refused(home, "passphrase", "--remove", "--new-file", "f")
 
 
 @pytest.mark.parametrize(
