@@ -202,6 +202,7 @@ class Terminal:
         self.interactive = self._person_types and self._on_screen
         self.broken = self._out is None
         self._interrupted = False  # the prompt thread's: Ctrl-C came since the last line
+        self._progress = ""  # what `progress` shows
         bell = os.pipe()
         os.set_blocking(bell[1], False)  # full is rung often enough
         self._bell_heard, self._bell = io.FileIO(bell[0], "rb"), io.FileIO(bell[1], "wb")
@@ -259,6 +260,19 @@ class Terminal:
                 self._interrupted = False
                 return _checked(text)
         return None
+
+    def progress(self, text: str) -> None:
+        """Show how far something is, in a row that the next call replaces; "" takes it away.
+
+        On a terminal alone, and where no prompt stands.  Take it away before anything is shown.
+        """
+        if self._quiet or self._err is None or not self._err.isatty():
+            return
+        width = len(self._progress)
+        self._progress = escape_name(text)
+        row = self._progress.ljust(width) if text else " " * width + "\r"
+        with self._turn:
+            self._write(self._err, "\r" + row)
 
     def flush(self) -> None:
         """Return when all that was shown before is written, or dropped because of `broken`."""

@@ -317,6 +317,27 @@ def test_writes_that_take_only_a_part_are_continued() -> None:
     assert screen.lines() == ["grüße an alle"]
 
 
+def test_progress_is_a_row_of_a_terminal_that_the_next_replaces() -> None:
+    screen, row = Screen(is_terminal=False), Screen(is_terminal=True)
+    screen.go.set()
+    row.go.set()
+    terminal = plain_terminal(screen, stderr=row)
+    for text in ("999 of 1000", "all\x1b[2J", ""):
+        terminal.progress(text)
+    terminal.close()
+    assert row.written.decode() == "\r999 of 1000\rall\\x1b[2J \r           \r"
+    assert screen.lines() == []
+
+
+def test_progress_in_a_pipe_is_nothing() -> None:
+    screen, row = Screen(is_terminal=True), Screen(is_terminal=False)
+    terminal = plain_terminal(screen, stderr=row)
+    terminal.progress("1 of 2")
+    assert row.written.decode() == ""
+    screen.go.set()
+    terminal.close()
+
+
 # --------------------------------------------------------------------------------------------------
 # Child processes
 
