@@ -325,7 +325,7 @@ def test_progress_is_a_row_of_a_terminal_that_the_next_replaces() -> None:
     for text in ("999 of 1000", "all\x1b[2J", ""):
         terminal.progress(text)
     terminal.close()
-    assert row.written.decode() == "\r999 of 1000\rall\\x1b[2J \r           \r"
+    assert row.written.decode() == "\r999 of 1000\rall\\x1b[2J \r          \r"
     assert screen.lines() == []
 
 
