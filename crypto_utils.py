@@ -63,6 +63,7 @@ __all__ = [
     "KeyUsed",
     "Keystore",
     "KeystoreDamaged",
+    "PublicKeys",
     "ReceiverChain",
     "RoomSecret",
     "SenderChain",
@@ -528,6 +529,16 @@ _NO_KDF = 0
 
 
 @dataclass(frozen=True)
+class PublicKeys:
+    """What of a keystore is no secret: enough to check a chain, not to read one."""
+
+    identity_spki: bytes  # DER, 422 bytes
+    chain_key: bytes  # CSK, 32 bytes
+    # Of the chain that the profile writes; zeros: none was made yet.
+    chain_id: bytes = bytes(_CHAIN_ID_BYTES)
+
+
+@dataclass(frozen=True)
 class Keystore:
     """What a profile keeps of its keys.
 
@@ -551,6 +562,11 @@ class Keystore:
     def generate(cls) -> Keystore:
         """New keys; takes 0.1 to 1 s."""
         return cls(Identity.generate(), SigningKey.generate(), os.urandom(KEY_BYTES))
+
+    @property
+    def public(self) -> PublicKeys:
+        """What may be shown."""
+        return PublicKeys(self.identity.spki, self.chain_signing_key.public, self.chain_id)
 
     def with_chain(self, chain_id: bytes) -> Keystore:
         """The same keys beside another chain."""

@@ -45,6 +45,7 @@ from crypto_utils import (
     Keystore,
     KeystoreDamaged,
     KeyUsed,
+    PublicKeys,
     ReceiverChain,
     RoomSecret,
     SenderChain,
@@ -821,6 +822,11 @@ def test_another_chain_leaves_the_keys_alone(keystore: Keystore) -> None:
     assert moved.identity is keystore.identity
     assert moved.chain_signing_key is keystore.chain_signing_key
     assert moved.chain_data_key == keystore.chain_data_key
+
+
+def test_what_is_public_of_a_keystore_is_its_public_keys_and_its_chain(keystore: Keystore) -> None:
+    csk = keystore.chain_signing_key.public
+    assert keystore.public == PublicKeys(keystore.identity.spki, csk, b"c" * 16)
 
 
 def test_a_keystore_that_could_not_be_read_again_cannot_be_made(keystore: Keystore) -> None:
