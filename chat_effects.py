@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from blockchain import Draft, SideRow
+from blockchain import Draft, Head, SideRow
 from chat_terminal import Kind, Line
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Remember",
     "Show",
     "Transmit",
+    "Witnessed",
     "alert",
     "notice",
     "number",
@@ -107,6 +108,16 @@ class Refuse:
 
 
 @dataclass(frozen=True)
+class Witnessed:
+    """Somebody holds a head that we signed: our chain must still lead to it.  The signatures,
+    theirs and ours, are verified; what is on our chain is for its owner to look up."""
+
+    head: Head
+    name: str  # the witness's
+    raw: bytes  # for keeping as evidence: the witness's bundle (u16 length) ‖ Witness payload
+
+
+@dataclass(frozen=True)
 class Leave:
     """The session is over, for the person's own reasons."""
 
@@ -130,6 +141,7 @@ Effect = (
     | Ready
     | Query
     | Refuse
+    | Witnessed
     | Leave
     | Close
 )

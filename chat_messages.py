@@ -1,8 +1,8 @@
 """The values that members exchange, all of them opaque to the relay: parse and serialize.
 
-What lives here: Bundle, KeyShare, KeyRequest, KeyRefusal, Message, Ack, the signed Entry inside a
-Message, and the Event records of a chain.  A value that exists is well formed.  What it does not
-know: who may send what and when (`chat_session`), keys in use, sockets, files.
+What lives here: Bundle, KeyShare, KeyRequest, KeyRefusal, Message, Ack, Witness, the signed Entry
+inside a Message, and the Event records of a chain.  A value that exists is well formed.  What it
+does not know: who may send what and when (`chat_session`), keys in use, sockets, files.
 
     payload = parse_payload(data)           # one of Payload, or a WireError
     payload.verify(bundle.session_key)      # BadSignature unless that member signed it
@@ -82,6 +82,7 @@ __all__ = [
     "PayloadKind",
     "RefusalReason",
     "SignedEntry",
+    "Witness",
     "check_nick",
     "pad",
     "parse_payload",
@@ -449,8 +450,8 @@ class PayloadKind(IntEnum):
     KEY_REQUEST = 2
     MESSAGE = 3
     ACK = 4
-    WITNESS = 5  # reserved, as the next
-    SYNC = 6
+    WITNESS = 5
+    SYNC = 6  # reserved
     KEY_REFUSAL = 7
 
 
@@ -703,17 +704,31 @@ class KeyRefusal(_Signed):
 
 @dataclass(frozen=True)
 class FeedReport:
-    """One feed in an ack.  session_id[16] ‖ seq u64 ‖ entry_id[32] ‖ u16 count × missing u64."""
+    """One feed in an ack, and what the acker holds of its author's chain.
+
+    session_id[16] ‖ seq u64 ‖ entry_id[32] ‖ u16 count × missing u64 ‖ witnessed index u64 ‖
+    witnessed hash[32].
+    """
 
     session_id: bytes
     seq: int  # the highest on the acker's chain
     entry_id: bytes  # of that entry
     missing: tuple[int, ...] = ()  # at most 64, rising, all below seq
+    # The newest head that the feed's author signed for the chain of his bundle, as far as the acker
+    # knows; zeros: none is known.
+    witnessed_index: int = 0
+    witnessed_hash: bytes = bytes(HASH_BYTES)
+
+    @property
+    def is_witness(self) -> bool:
+        """Whether it speaks of the author's chain."""
+        return self.witnessed_hash != bytes(HASH_BYTES)
 
     def serialize(self) -> bytes:
-        """58 bytes and 8 for each missing seq."""
+        """98 bytes and 8 for each missing seq."""
         body = self.session_id + u64(self.seq) + self.entry_id + u16(len(self.missing))
-        return body + b"".join(map(u64, self.missing))
+        body += b"".join(map(u64, self.missing))
+        return body + u64(self.witnessed_index) + self.witnessed_hash
 
     @classmethod
     def read(cls, r: Reader) -> FeedReport:
@@ -726,7 +741,19 @@ class FeedReport:
         _check_counted_from_1(seq, *missing)
         if any(a >= b for a, b in pairwise((*missing, seq))):
             raise Malformed("missing seqs rise and lie below the highest")
-        return cls(session_id, seq, entry_id, missing)
+        report = cls(session_id, seq, entry_id, missing, r.u64(), r.fixed(HASH_BYTES))
+        if report.witnessed_index and not report.is_witness:
+            raise Malformed("no block has a hash of zeros")
+        return report
+
+
+def _head_fields(head: Head) -> bytes:
+    """chain_id[16] ‖ index u64 ‖ hash[32] ‖ CSK signature[64], 120 bytes."""
+    return head.chain_id + u64(head.index) + head.hash + head.signature
+
+
+def _read_head(r: Reader) -> Head:
+    return Head(r.fixed(16), r.u64(), r.fixed(HASH_BYTES), r.fixed(SIGNATURE_BYTES))
 
 
 @dataclass(frozen=True)
@@ -764,25 +791,55 @@ class Ack(_Signed):
     def _fields(self) -> bytes:
         body = self.tag + u32(self.number) + self.digest + u16(len(self.feeds))
         body += b"".join(feed.serialize() for feed in self.feeds)
-        head = self.head
-        return body + head.chain_id + u64(head.index) + head.hash + head.signature
+        return body + _head_fields(self.head)
 
     @classmethod
     def _read(cls, session_id: bytes, r: Reader) -> Ack:
         tag, number, digest = r.fixed(TAG_BYTES), r.u32(), r.fixed(HASH_BYTES)
         _check_counted_from_1(number)
         feeds = tuple(FeedReport.read(r) for _ in range(r.u16()))
-        head = Head(r.fixed(16), r.u64(), r.fixed(HASH_BYTES), r.fixed(SIGNATURE_BYTES))
+        head = _read_head(r)
         return cls(session_id, tag, number, digest, feeds, head, signature=r.fixed(SIGNATURE_BYTES))
 
 
-Payload = Message | KeyShare | KeyRequest | KeyRefusal | Ack
+@dataclass(frozen=True)
+class Witness(_Signed):
+    """Direct: this head of a chain of yours I hold, signed by you (PROTOCOL.md 3.10).
+
+    tag[16] ‖ recipient's session_id[16] ‖ chain_id[16] ‖ index u64 ‖ hash[32] ‖ CSK signature[64].
+    """
+
+    tag: bytes  # the room's
+    recipient: bytes  # so that another run of the recipient cannot be told it again
+    head: Head  # of the recipient's chain, now or once; its signature is the recipient's to check
+    KIND: ClassVar[PayloadKind] = PayloadKind.WITNESS
+    SIG_LABEL: ClassVar[bytes] = Label.WITNESS_SIG
+
+    @classmethod
+    def create(
+        cls, key: SigningKey, session_id: bytes, tag: bytes, recipient: bytes, head: Head
+    ) -> Witness:
+        """Signed by our session."""
+        fields = (session_id, tag, recipient, head)
+        return cls(*fields, signature=key.sign(cls.SIG_LABEL, cls(*fields, signature=b"")._body()))
+
+    def _fields(self) -> bytes:
+        return self.tag + self.recipient + _head_fields(self.head)
+
+    @classmethod
+    def _read(cls, session_id: bytes, r: Reader) -> Witness:
+        tag, recipient, head = r.fixed(TAG_BYTES), r.fixed(SESSION_ID_BYTES), _read_head(r)
+        return cls(session_id, tag, recipient, head, signature=r.fixed(SIGNATURE_BYTES))
+
+
+Payload = Message | KeyShare | KeyRequest | KeyRefusal | Ack | Witness
 
 _READERS = {
     PayloadKind.KEY_SHARE: KeyShare._read,
     PayloadKind.KEY_REQUEST: KeyRequest._read,
     PayloadKind.KEY_REFUSAL: KeyRefusal._read,
     PayloadKind.ACK: Ack._read,
+    PayloadKind.WITNESS: Witness._read,
 }
 
 

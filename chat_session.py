@@ -57,6 +57,7 @@ from chat_messages import (
     Payload,
     RefusalReason,
     SignedEntry,
+    Witness,
     parse_payload,
 )
 from chat_roster import Roster
@@ -434,7 +435,9 @@ class Session:
         else:
             return self._dropped("of another conversation")
         # A key's way is direct always; a message and an ack go the conversation's own way.
-        if direct != (not for_room or isinstance(payload, KeyShare | KeyRequest | KeyRefusal)):
+        if direct != (
+            not for_room or isinstance(payload, KeyShare | KeyRequest | KeyRefusal | Witness)
+        ):
             return self._dropped("came the wrong way")
         if isinstance(payload, Message):
             return self._message(payload, author, now)
@@ -451,6 +454,8 @@ class Session:
                 return self._key_refusal(payload, author)
             case Ack():
                 return self._ack(payload, now)
+            case Witness():
+                return self._dropped("witness")
 
     def _echo(self, payload: Payload, frame: Frame) -> Effects:
         """The relay's copy of what we sent: our receipt that it went out, and unaltered."""

@@ -52,6 +52,7 @@ SIG_LABELS = {
     KEY_REQUEST: "key request sig",
     KEY_REFUSAL: "key refusal sig",
     ACK: "ack sig",
+    WITNESS: "witness sig",
 }
 
 # --------------------------------------------------------------------------- keys
@@ -300,15 +301,35 @@ def share_fields(
     return fields + to.wrap(CHAIN_KEYS[n], tagged("share", before))
 
 
-def report(seq: int, entry_id: bytes, missing: tuple[int, ...] = (), who: Member = ALICE) -> bytes:
-    return who.session_id + u64(seq) + entry_id + u16(len(missing)) + b"".join(map(u64, missing))
+def block_hash(who: Member) -> bytes:
+    """Of block 7 of somebody's chain."""
+    return stretched(f"{who.name} block", 32)
 
 
-def chain_head(who: Member) -> bytes:
-    """What an ack says of the acker's chain."""
-    index, block_hash = 7, stretched(f"{who.name} block", 32)
-    body = who.chain_id + u64(index) + block_hash
-    return body + who.csk.sign("block sig", body)
+def report(
+    seq: int,
+    entry_id: bytes,
+    missing: tuple[int, ...] = (),
+    who: Member = ALICE,
+    witnessed: tuple[int, bytes] | None = None,
+) -> bytes:
+    """A feed in an ack; its author's block 7 is known if nothing else is said."""
+    index, its_hash = witnessed or (7, block_hash(who))
+    body = who.session_id + u64(seq) + entry_id + u16(len(missing)) + b"".join(map(u64, missing))
+    return body + u64(index) + its_hash
+
+
+def chain_head(who: Member, signer: Ed | None = None) -> bytes:
+    """What an ack says of the acker's chain, and a witness of the recipient's."""
+    body = who.chain_id + u64(7) + block_hash(who)
+    return body + (signer or who.csk).sign("block sig", body)
+
+
+def witness_fields(
+    tag: bytes = TAG, recipient: bytes = ALICE.session_id, head: bytes = b""
+) -> bytes:
+    """What stands between the session_id and the signature of a witness (PROTOCOL.md 3.10)."""
+    return tag + recipient + (head or chain_head(ALICE))
 
 
 def ack(*reports: bytes, number: int = 1, count: int = -1) -> bytes:
@@ -344,6 +365,7 @@ REQUEST, REFUSAL = (
     signed(KEY_REFUSAL, REFUSAL_FIELDS + b"\1"),
 )
 ACKED = ack(report(2, HELLO_ID))
+WITNESSED = signed(WITNESS, witness_fields(), BOB)
 
 # --------------------------------------------------------------------------- the cases
 
@@ -594,7 +616,8 @@ def rosters() -> list[Case]:
 def payloads() -> list[Case]:
     def good(why: str, data: bytes, who: Member, title: str = "", **expect: Any) -> Case:
         what = {KEY_SHARE: "key share", KEY_REQUEST: "key request", MESSAGE: "message"}
-        kind = (what | {ACK: "ack", KEY_REFUSAL: "key refusal"})[data[1]]
+        what |= {ACK: "ack", WITNESS: "witness", KEY_REFUSAL: "key refusal"}
+        kind = what[data[1]]
         expect = {"kind": kind, "session_id": who.session_id, "tag": TAG} | expect
         return case("payload", why, expect, title, data=data, key=who.ssk.public)
 
@@ -610,9 +633,12 @@ def payloads() -> list[Case]:
         }
         return good(why, ack(*reports, number=number), BOB, title, **expect)
 
-    def feed(seq: int, missing: tuple[int, ...] = ()) -> dict[str, Any]:
+    def feed(
+        seq: int, missing: tuple[int, ...] = (), index: int = 7, its_hash: bytes = b""
+    ) -> dict[str, Any]:
         fields = {"session_id": ALICE.session_id, "seq": seq, "entry_id": HELLO_ID}
-        return fields | {"missing": list(missing)}
+        known = {"witnessed_index": index, "witnessed_hash": its_hash or block_hash(ALICE)}
+        return fields | {"missing": list(missing)} | known
 
     many = tuple(range(1, 65))
     cases = [
@@ -657,6 +683,33 @@ def payloads() -> list[Case]:
         acked("Bob has two entries of Alice", 1, [feed(2)], report(2, HELLO_ID), title="ack"),
         acked("nothing to report but the roster", 2, []),
         acked("64 are missing", 3, [feed(65, many)], report(65, HELLO_ID, many)),
+        acked(
+            "Bob knows no block of Alice",
+            4,
+            [feed(2, (), 0, bytes(32))],
+            report(2, HELLO_ID, witnessed=(0, bytes(32))),
+        ),
+        acked(
+            "Bob knows her first block",
+            5,
+            [feed(2, (), 0, b"\1" * 32)],
+            report(2, HELLO_ID, witnessed=(0, b"\1" * 32)),
+        ),
+        good(
+            "Bob has what Alice signed",
+            WITNESSED,
+            BOB,
+            "witness",
+            recipient=ALICE.session_id,
+            head=chain_head(ALICE),
+        ),
+        good(
+            "what Alice did not sign is a witness too: whose head it is, the recipient checks",
+            signed(WITNESS, witness_fields(head=chain_head(ALICE, BOB.csk)), BOB),
+            BOB,
+            recipient=ALICE.session_id,
+            head=chain_head(ALICE, BOB.csk),
+        ),
     ]
     for c in [c for c in cases if "name" in c]:
         data, kind = from_hex(c["given"]["data"]), c["name"]
@@ -680,7 +733,6 @@ def payloads() -> list[Case]:
         bad("nothing", b""),
         bad("a version alone", b"\1"),
         bad("kind 0", b"\1\0" + SHARE[2:]),
-        bad("WITNESS is reserved", bytes((1, WITNESS)) + SHARE[2:]),
         bad("SYNC is reserved", bytes((1, SYNC)) + SHARE[2:]),
         bad("kind 8", b"\1\x08" + SHARE[2:]),
         bad("a payload of 65520 bytes", b"\1\3" + bytes(65_518), "TooLarge"),
@@ -702,6 +754,11 @@ def payloads() -> list[Case]:
         bad("ack: a missing seq twice", ack(report(9, HELLO_ID, (3, 3))), who=BOB),
         bad("ack: the highest is missing", ack(report(2, HELLO_ID, (2,))), who=BOB),
         bad("ack: 65 missing", ack(report(99, HELLO_ID, (*many, 65))), "TooLarge", BOB),
+        bad(
+            "ack: a block that has no hash",
+            ack(report(2, HELLO_ID, (), ALICE, (1, bytes(32)))),
+            who=BOB,
+        ),
         bad("ack: a feed more than counted", ack(report(2, HELLO_ID), count=0), who=BOB),
     ]
 

@@ -42,6 +42,7 @@ from chat_messages import (
     PayloadKind,
     RefusalReason,
     SignedEntry,
+    Witness,
     check_nick,
     pad,
     parse_payload,
@@ -98,7 +99,7 @@ ROOM = RoomSecret(reference.ROOM)
 LABELS = {name: value for name, value in vars(Label).items() if name.isupper()}
 ALICE, BOB = reference.ALICE, reference.BOB
 SSK, BOBS_SSK = SigningKey(ALICE.ssk.seed), SigningKey(BOB.ssk.seed)
-SIGNED_KINDS = ("key share", "key request", "key refusal", "ack")
+SIGNED_KINDS = ("key share", "key request", "key refusal", "ack", "witness")
 
 
 # RSA keys take 0.1 to 1 s to make; the vectors' exist already.
@@ -169,6 +170,7 @@ KINDS: dict[str, type[Payload]] = {
     "key refusal": KeyRefusal,
     "message": Message,
     "ack": Ack,
+    "witness": Witness,
 }
 
 
@@ -203,6 +205,7 @@ def do_payload(v: dict[str, Any]) -> object:
     (got["kind"],) = (name for name, kind in KINDS.items() if kind is type(payload))
     if isinstance(payload, Ack):
         got["feeds"] = [vars(feed) for feed in payload.feeds]
+    if isinstance(payload, Ack | Witness):
         head = payload.head
         got["head"] = head.chain_id + u64(head.index) + head.hash + head.signature
     if not isinstance(payload, Message):
@@ -332,15 +335,19 @@ def test_we_make_what_the_vectors_have() -> None:
     refusal = KeyRefusal.create(SSK, ALICE.session_id, request, RefusalReason.NOT_FOR_YOU)
     assert refusal.serialize() == NAMED["key refusal"]
     head = Head(BOB.chain_id, 7, *split(reference.chain_head(BOB)[24:], 32))
-    reports = (FeedReport(ALICE.session_id, 2, reference.HELLO_ID),)
+    known = (7, reference.block_hash(ALICE))
+    reports = (FeedReport(ALICE.session_id, 2, reference.HELLO_ID, (), *known),)
     digest = roster_digest([bundle("alice"), bundle("bob")])
     ack = Ack.create(BOBS_SSK, BOB.session_id, reference.TAG, 1, digest, reports, head)
     assert ack.serialize() == NAMED["ack"]
+    held = Head(ALICE.chain_id, 7, *split(reference.chain_head(ALICE)[24:], 32))
+    place = (BOB.session_id, reference.TAG, ALICE.session_id)
+    assert Witness.create(BOBS_SSK, *place, held).serialize() == NAMED["witness"]
 
-    text, place = reference.HELLO[164:-64], (reference.TAG, ALICE.session_id, 2)
+    text, where = reference.HELLO[164:-64], (reference.TAG, ALICE.session_id, 2)
     with mock.patch("crypto_utils.os.urandom", return_value=reference.salt_of(2)):
         entry = Entry.create(
-            EntryKind.CHAT, *place, reference.FIRST_ID, bytes(32), reference.NOW + 2, text
+            EntryKind.CHAT, *where, reference.FIRST_ID, bytes(32), reference.NOW + 2, text
         )
     assert entry.sign(SSK).serialize() == NAMED["chat entry"]
     header = Message.header(ALICE.session_id, reference.TAG, 1, 1)
@@ -416,8 +423,8 @@ def test_every_version_but_1_is_named_as_such() -> None:
         assert outcome(Bundle.parse, data, ROOM) == "UnknownVersion"
 
 
-def test_every_kind_of_payload_but_the_five_is_refused() -> None:
-    reserved = {PayloadKind.WITNESS, PayloadKind.SYNC}
+def test_every_kind_of_payload_but_the_six_is_refused() -> None:
+    reserved = {PayloadKind.SYNC}
     ours = {NAMED[kind][1] for kind in KINDS}
     assert ours == {*PayloadKind} - reserved
     for kind in {*range(256)} - ours:
@@ -432,12 +439,15 @@ ID, U32, U64 = (
 )
 HASH, SIGNATURE = st.binary(min_size=32, max_size=32), st.binary(min_size=64, max_size=64)
 EPOCH = st.integers(1, 2**32 - 1)
+HEADS = st.builds(Head, ID, st.integers(0, 2**64 - 1), HASH, SIGNATURE)
 
 
 @st.composite
 def reports(draw: st.DrawFn) -> FeedReport:
     seqs = sorted(draw(st.sets(U64, min_size=1, max_size=MAX_MISSING + 1)))
-    return FeedReport(draw(ID), seqs[-1], draw(HASH), tuple(seqs[:-1]))
+    its_hash = draw(HASH)
+    index = draw(st.integers(0, 2**64 - 1)) if any(its_hash) else 0
+    return FeedReport(draw(ID), seqs[-1], draw(HASH), tuple(seqs[:-1]), index, its_hash)
 
 
 ANY_PAYLOAD = st.one_of(
@@ -452,9 +462,10 @@ ANY_PAYLOAD = st.one_of(
     st.builds(
         Ack,
         *(ID, ID, EPOCH, HASH, st.lists(reports(), max_size=3).map(tuple)),
-        st.builds(Head, ID, st.integers(0, 2**64 - 1), HASH, SIGNATURE),
+        HEADS,
         signature=SIGNATURE,
     ),
+    st.builds(Witness, ID, ID, ID, HEADS, signature=SIGNATURE),
 )
 
 
@@ -764,6 +775,7 @@ def test_any_byte_of_a_message_flipped_is_not_opened() -> None:
         ("key request", "REQUEST_SIG"),
         ("key refusal", "REFUSAL_SIG"),
         ("ack", "ACK_SIG"),
+        ("witness", "WITNESS_SIG"),
     ],
 )
 def test_a_signature_under_another_label_is_not_valid(kind: str, label: str) -> None:

@@ -48,6 +48,7 @@ from chat_messages import (
     PayloadKind,
     RefusalReason,
     SignedEntry,
+    Witness,
     parse_payload,
 )
 from chat_session import Session
@@ -155,6 +156,7 @@ READ: dict[str, Callable[[bytes], bytes]] = {
     "key refusal": read_payload(KeyRefusal, ALICE.ssk.public),
     "message": read_payload(Message, b""),
     "ack": read_payload(Ack, BOB.ssk.public),
+    "witness": read_payload(Witness, BOB.ssk.public),
     "audience entry": read_entry,
     "chat entry": read_entry,
     "bundle event": lambda data: Event.parse(data).serialize(),
@@ -202,7 +204,7 @@ def test_every_frame_payload_and_named_vector_has_an_example() -> None:
     assert frames().keys() == {kind.name for kind in FrameType}
     shown_kinds = re.findall(r"; version 1, ([A-Z_]+)$", DOCUMENT, re.MULTILINE)
     ours = [kind.name for kinds in (PayloadKind, EntryKind) for kind in kinds]
-    assert sorted(shown_kinds) == sorted({*ours} - {"WITNESS", "SYNC"})
+    assert sorted(shown_kinds) == sorted({*ours} - {"SYNC"})
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -276,10 +278,10 @@ def test_what_a_del_says_after_an_error_is_the_codes() -> None:
 
 def test_a_payloads_label_is_the_codes() -> None:
     written = {row[1]: row[3].strip("`") for row in tables("3.2")[0]}
-    for kind in (KeyShare, KeyRequest, KeyRefusal, Ack):
+    for kind in (KeyShare, KeyRequest, KeyRefusal, Ack, Witness):
         label = b"chainroom/1 " + written.pop(kind.KIND.name).encode() + b"\0"
         assert label == kind.SIG_LABEL
-    assert written == {"MESSAGE": "(the entry inside: `entry sig`)", "WITNESS": "", "SYNC": ""}
+    assert written == {"MESSAGE": "(the entry inside: `entry sig`)", "SYNC": ""}
 
 
 def test_the_form_of_an_rsa_key_is_the_codes() -> None:
@@ -330,6 +332,7 @@ CHAT_TEXT = len("hello, Bob \N{WAVING HAND SIGN}".encode())
         ("3.6", "", len(Message.header(bytes(16), bytes(16), 1, 0))),
         ("3.7", "", len(VECTORS["ack"]) - len(FeedReport(TAG, 1, bytes(32)).serialize())),
         ("3.7", "feed =", len(FeedReport(TAG, 2, bytes(32), (1,)).serialize())),
+        ("3.10", "", len(VECTORS["witness"])),
         ("3.8", "one session:", crypto_utils.RSA_BYTES + crypto_utils.KEY_BYTES),
         ("3.9", "never sent:", len(VECTORS["ignore event"]) - 32),
     ],
@@ -529,7 +532,19 @@ def test_every_reference_to_a_section_leads_to_one() -> None:
         ):
             outside[found] = path.name
     assert {number: outside[number] for number in outside.keys() - headings} == {}
-    assert {"1.3", "1.4", "2.2", "3.1", "3.2", "3.3", "3.5", "3.7", "3.8", "3.9"} <= outside.keys()
+    assert {
+        "1.3",
+        "1.4",
+        "2.2",
+        "3.1",
+        "3.2",
+        "3.3",
+        "3.5",
+        "3.7",
+        "3.8",
+        "3.9",
+        "3.10",
+    } <= outside.keys()
 
 
 @pytest.mark.parametrize(
@@ -549,6 +564,7 @@ def test_every_reference_to_a_section_leads_to_one() -> None:
         ("3.7", "Ack"),
         ("3.8", "encrypt_message"),
         ("3.9", "Events"),
+        ("3.10", "Witness"),
     ],
 )
 def test_a_section_that_the_code_refers_to_is_about_what_it_says(number: str, words: str) -> None:
@@ -564,7 +580,7 @@ def test_every_file_that_the_document_names_exists() -> None:
 
 def test_the_reserved_kinds_are_reserved() -> None:
     written = {row[1] for row in tables("3.2")[0] if row[2] == "reserved"}
-    assert written == {"WITNESS", "SYNC"}
+    assert written == {"SYNC"}
     for name in written:
         with pytest.raises(chat_wire.Malformed):
             parse_payload(bytes((1, PayloadKind[name])) + bytes(200))
@@ -666,7 +682,7 @@ class Stranger:
     def reads_ack(self, ack: bytes) -> bytes:
         """3.7: what the other has of us."""
         version, kind, session_id, tag, count, digest, feeds, head = cut(
-            ack, 1, 1, 16, 16, 4, 32, 2 + 58, -1
+            ack, 1, 1, 16, 16, 4, 32, 2 + 98, -1
         )
         assert (version, kind, session_id, tag) == (b"\1", b"\4", self.session_id, reference.TAG)
         assert count == reference.u32(1)
@@ -682,7 +698,7 @@ class Stranger:
         mine = ALICE.session_id + ALICE.fingerprint + ALICE.ssk.public
         other = self.session_id + self.fingerprint + self.ssk
         digest = base.tagged("roster", b"".join(sorted((mine, other))))
-        feed = self.session_id + b"".join(self.heard) + reference.u16(0)
+        feed = self.session_id + b"".join(self.heard) + reference.u16(0) + bytes(40)
         fields = reference.TAG + reference.u32(1) + digest + reference.u16(1) + feed
         fields += reference.chain_head(ALICE)
         return reference.frame("BROADCAST", reference.signed(reference.ACK, fields))
@@ -717,7 +733,7 @@ def test_a_client_written_from_this_document_and_ours_chat() -> None:
     assert [line.text for line in lines] == ["hello, Bob"]
     (ack,) = sent(ours.tick(now, head))
     told = ALICE.session_id + reference.u64(2) + stranger.said + reference.u16(0)
-    assert stranger.reads_ack(ack[5:]) == reference.u16(1) + told
+    assert stranger.reads_ack(ack[5:]) == reference.u16(1) + told + bytes(40)
 
     share, *messages = sent(ours.typed("hello, Alice", now))
     assert cut(share, 4, 1, 16, -1)[1:3] == [b"\x08", ALICE.session_id]
