@@ -10,7 +10,7 @@ key is a class of its own with just the operations that DESIGN.md section 3 allo
 
 Suite of version 1 (docs/PROTOCOL.md 1.4): RSA-3072 with e = 65537, PSS-SHA256 (salt 32) and
 OAEP-SHA256 (RFC 8017), Ed25519 (RFC 8032), AES-256-GCM with random 96-bit nonces (SP 800-38D),
-HMAC-SHA256 (RFC 2104), HKDF-SHA256 (RFC 5869).
+HMAC-SHA256 (RFC 2104), HKDF-SHA256 (RFC 5869), Argon2id (RFC 9106).
 
 Errors::
 
@@ -20,14 +20,19 @@ Errors::
     ├── BadCiphertext     altered, or not for us
     ├── TooFarAhead       a message key more than MAX_SKIP steps ahead
     ├── KeyUsed           a message key that was used, or is older than what we were given
-    └── KeystoreDamaged   a keystore that cannot be read
+    ├── KeystoreDamaged   a keystore that cannot be read
+    ├── PassphraseNeeded  a keystore that is locked, and nobody to ask for its passphrase
+    ├── WrongPassphrase   a passphrase that does not open it
+    └── CannotDerive      this computer has too little memory for Argon2id, or lacks it
 """
 
 from __future__ import annotations
 
 import hmac
 import os
+import struct
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
@@ -35,6 +40,7 @@ from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlg
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -49,12 +55,14 @@ from chat_wire import H, Label, Reader, WireError, prefixed, u8
 __all__ = [
     "AEAD_NONCE_BYTES",
     "AEAD_TAG_BYTES",
+    "MAX_PASSPHRASE_BYTES",
     "MAX_SKIP",
     "RSA_BYTES",
     "SIGNATURE_BYTES",
     "BadCiphertext",
     "BadKey",
     "BadSignature",
+    "CannotDerive",
     "CryptoError",
     "CryptoWallet",
     "EncryptionManager",
@@ -63,6 +71,7 @@ __all__ = [
     "KeyUsed",
     "Keystore",
     "KeystoreDamaged",
+    "PassphraseNeeded",
     "PublicKeys",
     "ReceiverChain",
     "RoomSecret",
@@ -70,6 +79,7 @@ __all__ = [
     "SigningKey",
     "TooFarAhead",
     "VerifyKey",
+    "WrongPassphrase",
     "fingerprint",
     "mac",
     "open_sealed",
@@ -122,6 +132,19 @@ class KeyUsed(CryptoError):
 
 class KeystoreDamaged(CryptoError):
     """A keystore whose bytes cannot be read or do not fit their checksum."""
+
+
+class PassphraseNeeded(CryptoError):
+    """A keystore that is locked, and nobody to ask for its passphrase."""
+
+
+class WrongPassphrase(CryptoError):
+    """A passphrase that does not open a keystore: another one was set, or somebody altered the
+    file and made its checksum anew, which cannot be told apart."""
+
+
+class CannotDerive(CryptoError):
+    """This computer has too little memory for a keystore's Argon2id, or a library without it."""
 
 
 def random_bytes(size: int) -> bytes:
@@ -525,7 +548,16 @@ class ReceiverChain:
 # --------------------------------------------------------------------------- keystore and wallet
 
 _KEYSTORE_MAGIC = b"CRK1"
-_NO_KDF = 0
+_NO_KDF, _ARGON2ID = 0, 1
+_CHECKSUM_BYTES = 32
+MAX_PASSPHRASE_BYTES = 4096
+
+# Argon2id's memory in KiB, iterations and lanes.  What is written, and the least that is read, is
+# the second choice that RFC 9106 section 4 recommends (0.1 to 0.3 s); the most that is read keeps a
+# file of somebody else's from taking all the memory there is.
+_LEAST_COST = (64 * 1024, 3, 4)
+_MOST_COST = (1024 * 1024, 16, 8)
+_PARAMETERS = struct.Struct(">IIB16s")  # the cost, and the salt
 
 
 @dataclass(frozen=True)
@@ -537,14 +569,103 @@ class PublicKeys:
     # Of the chain that the profile writes; zeros: none was made yet.
     chain_id: bytes = bytes(_CHAIN_ID_BYTES)
 
+    def __post_init__(self) -> None:
+        """Raises BadKey."""
+        _rsa_public(self.identity_spki)
+        VerifyKey(self.chain_key)
+        if len(self.chain_id) != _CHAIN_ID_BYTES:
+            raise BadKey(f"expected {_CHAIN_ID_BYTES} bytes, got {len(self.chain_id)}")
+
+
+@dataclass(frozen=True)
+class _Lock:
+    """A passphrase's key, and what makes it again: cost and salt as `_PARAMETERS` packs them."""
+
+    parameters: bytes
+    key: bytes = field(repr=False)  # 32 bytes
+
+    @classmethod
+    def derive(cls, passphrase: bytes, parameters: bytes) -> _Lock:
+        """Takes the time and memory that `parameters`, which are in bounds, say.
+
+        Raises CannotDerive.
+        """
+        memory_kib, iterations, lanes, salt = _PARAMETERS.unpack(parameters)
+        try:
+            argon2id = Argon2id(
+                salt=salt,
+                length=KEY_BYTES,
+                iterations=iterations,
+                lanes=lanes,
+                memory_cost=memory_kib,
+            )
+            return cls(parameters, argon2id.derive(passphrase))
+        except MemoryError as exc:
+            need = f"{memory_kib // 1024} MiB"
+            raise CannotDerive(f"{need} of memory are needed for the passphrase") from exc
+        except UnsupportedAlgorithm as exc:
+            raise CannotDerive("this computer's OpenSSL lacks Argon2id (3.2 has it)") from exc
+
+
+@dataclass(frozen=True)
+class _Locked:
+    """A keystore with a passphrase, as it is in its file."""
+
+    parameters: bytes
+    public: PublicKeys
+    associated: bytes  # what stands before `sealed`
+    sealed: bytes
+
+    @classmethod
+    def read(cls, r: Reader) -> _Locked:
+        """What stands behind the kdf.  Raises KeystoreDamaged, WireError, BadKey."""
+        parameters = r.fixed(_PARAMETERS.size)
+        *cost, _ = _PARAMETERS.unpack(parameters)
+        # Before any memory is taken.
+        for least, asked, most in zip(_LEAST_COST, cost, _MOST_COST, strict=True):
+            if not least <= asked <= most:
+                raise KeystoreDamaged(f"Argon2id's cost {cost} is out of bounds")
+        public = PublicKeys(r.prefixed(), r.fixed(KEY_BYTES), r.fixed(_CHAIN_ID_BYTES))
+        associated, sealed = r.done(), r.prefixed()
+        r.end()
+        return cls(parameters, public, associated, sealed)
+
+    def open(self, passphrase: bytes) -> Keystore:
+        """Raises WrongPassphrase, CannotDerive, KeystoreDamaged, WireError, BadKey."""
+        lock = _Lock.derive(passphrase, self.parameters)
+        try:
+            r = Reader(open_sealed(lock.key, self.sealed, self.associated))
+        except BadCiphertext as exc:
+            raise WrongPassphrase("wrong passphrase, or somebody altered the keys") from exc
+        keystore = Keystore(*_read_private(r), self.public.chain_id, lock)
+        r.end()
+        if keystore.public != self.public:
+            raise KeystoreDamaged("its public keys are not those of its private ones")
+        return keystore
+
+
+def _read_private(r: Reader) -> tuple[Identity, SigningKey, bytes]:
+    """IK, CSK and CDK.  Raises WireError, BadKey."""
+    return Identity.from_pkcs8(r.prefixed()), SigningKey(r.fixed(KEY_BYTES)), r.fixed(KEY_BYTES)
+
 
 @dataclass(frozen=True)
 class Keystore:
-    """What a profile keeps of its keys.
+    """What a profile keeps of its keys (docs/PROFILE.md 2).
 
-    magic "CRK1" ‖ kdf u8 = 0 (no passphrase) ‖ IK PKCS8 (u16 length) ‖ CSK seed[32] ‖ CDK[32] ‖
-    chain_id[16] ‖ H("keystore", all before)[32].  The checksum tells a damaged file from a whole
-    one; it protects against nobody.
+    private = IK PKCS8 (u16 length) ‖ CSK seed[32] ‖ CDK[32].  Without a passphrase:
+
+    magic "CRK1" ‖ kdf u8 = 0 ‖ private ‖ chain_id[16] ‖ checksum[32]
+
+    With one, Argon2id makes the key of AES-256-GCM; its associated data is all that stands before
+    the length of nonce ‖ ciphertext:
+
+    magic "CRK1" ‖ kdf u8 = 1 ‖ memory KiB u32 ‖ iterations u32 ‖ lanes u8 ‖ salt[16] ‖ IK SPKI (u16
+    length) ‖ CSK public[32] ‖ chain_id[16] ‖ nonce[12] ‖ ciphertext of private (u16 length) ‖
+    checksum[32]
+
+    checksum = H("keystore", all before).  It tells a damaged file from a whole one, and so from a
+    wrong passphrase; it protects against nobody.
     """
 
     identity: Identity
@@ -552,6 +673,8 @@ class Keystore:
     chain_data_key: bytes = field(repr=False)  # 32 bytes
     # Of the chain that this profile writes; zeros: none was made yet.
     chain_id: bytes = bytes(_CHAIN_ID_BYTES)
+    # Kept, so that another chain can be named without the passphrase being typed again.
+    _lock: _Lock | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Raises BadKey: what `serialize` wrote of other sizes could never be read again."""
@@ -560,7 +683,7 @@ class Keystore:
 
     @classmethod
     def generate(cls) -> Keystore:
-        """New keys; takes 0.1 to 1 s."""
+        """New keys, without a passphrase; takes 0.1 to 1 s."""
         return cls(Identity.generate(), SigningKey.generate(), os.urandom(KEY_BYTES))
 
     @property
@@ -568,35 +691,100 @@ class Keystore:
         """What may be shown."""
         return PublicKeys(self.identity.spki, self.chain_signing_key.public, self.chain_id)
 
+    @property
+    def has_passphrase(self) -> bool:
+        """Whether what `serialize` makes can be read with a passphrase alone."""
+        return self._lock is not None
+
     def with_chain(self, chain_id: bytes) -> Keystore:
-        """The same keys beside another chain."""
+        """The same keys, behind the same passphrase, beside another chain."""
         return replace(self, chain_id=chain_id)
 
+    def with_passphrase(self, passphrase: bytes) -> Keystore:
+        """The same keys behind another passphrase; takes 0.1 to 0.3 s and 64 MiB.
+
+        Args:
+            passphrase: UTF-8 in NFC, at most 4096 bytes, else BadKey; empty: none from now on.
+
+        Raises:
+            CannotDerive.
+        """
+        if len(passphrase) > MAX_PASSPHRASE_BYTES:
+            raise BadKey(f"a passphrase has at most {MAX_PASSPHRASE_BYTES} bytes")
+        if not passphrase:
+            return replace(self, _lock=None)
+        parameters = _PARAMETERS.pack(*_LEAST_COST, os.urandom(16))
+        return replace(self, _lock=_Lock.derive(passphrase, parameters))
+
     def serialize(self) -> bytes:
-        """The file's bytes.  They hold private keys: write them 0600."""
-        body = _KEYSTORE_MAGIC + u8(_NO_KDF) + prefixed(self.identity.to_pkcs8())
-        body += self.chain_signing_key.seed + self.chain_data_key + self.chain_id
+        """The file's bytes; with a passphrase, others each time.  Write them 0600."""
+        private = prefixed(self.identity.to_pkcs8()) + self.chain_signing_key.seed
+        private += self.chain_data_key
+        if self._lock is None:
+            body = _KEYSTORE_MAGIC + u8(_NO_KDF) + private + self.chain_id
+        else:
+            body = _KEYSTORE_MAGIC + u8(_ARGON2ID) + self._lock.parameters
+            body += prefixed(self.identity.spki) + self.chain_signing_key.public + self.chain_id
+            body += prefixed(seal(self._lock.key, private, body))
         return body + H(Label.KEYSTORE, body)
 
     @classmethod
-    def parse(cls, data: bytes) -> Keystore:
-        """Raises KeystoreDamaged."""
-        r = Reader(data)
+    def parse(cls, data: bytes, passphrase: Callable[[], bytes] | None = None) -> Keystore:
+        """The keys in a file.
+
+        Args:
+            passphrase: called once, if there is one on it and nothing is wrong with the file as
+                far as can be seen without; what it raises passes through.
+
+        Raises:
+            KeystoreDamaged: whatever the passphrase.
+            PassphraseNeeded: there is one, and `passphrase` is None.
+            WrongPassphrase: what was given does not open it.
+            CannotDerive.
+        """
         try:
-            if r.fixed(4) != _KEYSTORE_MAGIC:
-                raise KeystoreDamaged("not a keystore")
-            if (kdf := r.u8()) != _NO_KDF:
-                raise KeystoreDamaged(f"unknown key derivation {kdf}")
-            pkcs8, seed, data_key = r.prefixed(), r.fixed(KEY_BYTES), r.fixed(KEY_BYTES)
-            chain_id = r.fixed(_CHAIN_ID_BYTES)
-            body = r.done()
-            checksum = r.fixed(32)
-            r.end()
-            if not hmac.compare_digest(checksum, H(Label.KEYSTORE, body)):
-                raise KeystoreDamaged("the checksum does not fit")
-            return cls(Identity.from_pkcs8(pkcs8), SigningKey(seed), data_key, chain_id)
+            kept = cls._read(data)
+            if isinstance(kept, Keystore):
+                return kept
+            if passphrase is None:
+                raise PassphraseNeeded("a passphrase is needed")
+            return kept.open(passphrase())
         except (WireError, BadKey) as exc:
             raise KeystoreDamaged(str(exc)) from exc
+
+    @classmethod
+    def public_part(cls, data: bytes) -> PublicKeys:
+        """What of a file's keys can be read without its passphrase.
+
+        Where there is one, nothing but the checksum vouches for these until the file is opened:
+        who can write the file can put other keys there.
+
+        Raises:
+            KeystoreDamaged.
+        """
+        try:
+            return cls._read(data).public
+        except (WireError, BadKey) as exc:
+            raise KeystoreDamaged(str(exc)) from exc
+
+    @classmethod
+    def _read(cls, data: bytes) -> Keystore | _Locked:
+        """Raises KeystoreDamaged, WireError, BadKey."""
+        body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+        if body[: len(_KEYSTORE_MAGIC)] != _KEYSTORE_MAGIC:
+            raise KeystoreDamaged("not a keystore")
+        if not hmac.compare_digest(checksum, H(Label.KEYSTORE, body)):
+            raise KeystoreDamaged("the checksum does not fit")
+        r = Reader(body)
+        r.fixed(len(_KEYSTORE_MAGIC))
+        kdf = r.u8()
+        if kdf == _ARGON2ID:
+            return _Locked.read(r)
+        if kdf != _NO_KDF:
+            raise KeystoreDamaged(f"unknown key derivation {kdf}")
+        keystore = cls(*_read_private(r), r.fixed(_CHAIN_ID_BYTES))
+        r.end()
+        return keystore
 
 
 class CryptoWallet:

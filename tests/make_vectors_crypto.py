@@ -3,12 +3,14 @@
     python tests/make_vectors_crypto.py
 
 It imports nothing of Chainroom.  Everything is written again from docs/PROTOCOL.md and the RFCs
-with hashlib, hmac and integers (AES-GCM alone is the library's), and nothing is random, so that the
-file is the same on every run and a second implementation can be checked against it.
+with hashlib, hmac and integers (AES-GCM and Argon2id alone are the library's), and nothing is
+random, so that the file is the same on every run and a second implementation can be checked against
+it.
 
 A case is {"what": operation, "why": the rule, "given": its input, "expect": its result}.  Bytes are
-hex.  A result that is "BadKey", "BadSignature", "BadCiphertext" or "KeystoreDamaged" is the error
-that must be raised.  None of these keys may ever be used.
+hex.  A result that is "BadKey", "BadSignature", "BadCiphertext", "KeystoreDamaged",
+"PassphraseNeeded" or "WrongPassphrase" is the error that must be raised.  None of these keys may
+ever be used.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ import hmac
 import json
 import math
 import unicodedata
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 PATH = Path(__file__).parent / "vectors" / "crypto.json"
 
@@ -508,16 +512,59 @@ def keystore_of(
     return body + tagged("keystore", body)
 
 
+@cache
+def argon2id(passphrase: bytes, salt: bytes, cost: tuple[int, ...]) -> bytes:
+    memory_kib, iterations, lanes = cost
+    made = Argon2id(
+        salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory_kib
+    )
+    return made.derive(passphrase)
+
+
+PASSPHRASE = "drei Möwen".encode()  # ö is U+00F6: in NFC
+
+
+def locked_keystore_of(
+    key: bytes,
+    *,
+    cost: tuple[int, ...] = (64 * 1024, 3, 4),
+    spki: bytes = IK,
+    seed: bytes = SEED,
+    chain_id: bytes = KEY[:16],
+    more: bytes = b"",
+    sealed: bytes | None = None,
+    altered: bytes = b"",
+) -> bytes:
+    """A keystore behind PASSPHRASE.
+
+    Args:
+        more: stands behind the private keys.
+        sealed: what stands in the place of nonce ‖ ciphertext.
+        altered: a chain_id put there afterwards, so that the tag does not fit.
+    """
+    salt, nonce = stretched("salt", 16), stretched("nonce", 12)
+    sizes = (4, 4, 1)
+    body = b"CRK1\1" + b"".join(v.to_bytes(n, "big") for v, n in zip(cost, sizes, strict=True))
+    body += salt + len(spki).to_bytes(2, "big") + spki + ed_public(SEED)[0] + chain_id
+    if sealed is None:
+        private = len(key).to_bytes(2, "big") + key + seed + MIX + more
+        made = argon2id(PASSPHRASE, salt, cost)
+        sealed = nonce + AESGCM(made).encrypt(nonce, private, body)
+    body = body[: -len(altered)] + altered if altered else body
+    body += len(sealed).to_bytes(2, "big") + sealed
+    return body + tagged("keystore", body)
+
+
 def keystores() -> list[Case]:
     good, small_e = (
         pkcs8(E),
         next(e for e in range(3, 99, 2) if math.gcd(e, (P - 1) * (Q - 1)) == 1),
     )
     keys = {"spki": IK, "seed": SEED, "data_key": MIX, "chain_id": KEY[:16]}
-    whole = keystore_of(good)
+    whole, locked = keystore_of(good), locked_keystore_of(good)
     refused = {
         "another magic": keystore_of(good, magic=b"CRK2"),
-        "an unknown key derivation": keystore_of(good, kdf=1),
+        "an unknown key derivation": keystore_of(good, kdf=2),
         "an identity key with a small exponent": keystore_of(pkcs8(small_e)),
         "an identity key in the traditional encoding": keystore_of(traditional(E)),
         "no identity key": keystore_of(b""),
@@ -526,9 +573,44 @@ def keystores() -> list[Case]:
         "a byte cut off": whole[:-1],
         "nothing": b"",
     }
+    least, most = (64 * 1024, 3, 4), (1024 * 1024, 16, 8)
+    none = bytes(28)  # that cost is refused before anything is derived, or takes too long here
+    refused_locked = {
+        "locked, a checksum that does not fit": locked[:-1] + bytes((locked[-1] ^ 1,)),
+        "locked, a flipped bit of the ciphertext is no wrong passphrase": (
+            locked[:-40] + bytes((locked[-40] ^ 1,)) + locked[-39:]
+        ),
+        "locked, a byte cut off": locked[:-1],
+        "locked, a byte behind the private keys": locked_keystore_of(good, more=b"\0"),
+        "locked, no public key": locked_keystore_of(good, spki=b"", sealed=none),
+        "locked, another chain key than the public one": locked_keystore_of(good, seed=KEY),
+        **{
+            f"locked, {what} {way}": locked_keystore_of(
+                good, cost=(*bound[:i], bound[i] + step, *bound[i + 1 :]), sealed=none
+            )
+            for way, bound, step in (("too low", least, -1), ("too high", most, 1))
+            for i, what in enumerate(("memory", "iterations", "lanes"))
+        },
+    }
+    why = "a chain_id that was altered is not told from a wrong passphrase"
+    altered = locked_keystore_of(good, altered=SEED[:16])
     return [
         case("keystore", "all four keys", keys, data=whole),
         *(case("keystore", why, "KeystoreDamaged", data=data) for why, data in refused.items()),
+        case("keystore", "locked, all four keys", keys, data=locked, passphrase=PASSPHRASE),
+        case("keystore", "locked, nobody is asked", "PassphraseNeeded", data=locked),
+        case(
+            "keystore",
+            "locked, another passphrase",
+            "WrongPassphrase",
+            data=locked,
+            passphrase="drei Mo\u0308wen".encode(),  # what reads it makes that NFC
+        ),
+        case("keystore", f"locked, {why}", "WrongPassphrase", data=altered, passphrase=PASSPHRASE),
+        *(
+            case("keystore", why, "KeystoreDamaged", data=data, passphrase=PASSPHRASE)
+            for why, data in refused_locked.items()
+        ),
     ]
 
 

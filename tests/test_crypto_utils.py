@@ -1,7 +1,7 @@
 """crypto_utils: what each key may do, what is refused, and that nothing else can happen.
 
-`make_vectors_crypto` is a second implementation of all of it (but AES-GCM) with hashlib, hmac and
-integers; what the two must agree on is in vectors/crypto.json.
+`make_vectors_crypto` is a second implementation of all of it (but AES-GCM and Argon2id) with
+hashlib, hmac and integers; what the two must agree on is in vectors/crypto.json.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import json
 import random
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import make_vectors_crypto as reference
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -31,12 +34,14 @@ from hypothesis import strategies as st
 import crypto_utils
 from chat_wire import H, Label, join_proof
 from crypto_utils import (
+    MAX_PASSPHRASE_BYTES,
     MAX_SKIP,
     RSA_BYTES,
     SIGNATURE_BYTES,
     BadCiphertext,
     BadKey,
     BadSignature,
+    CannotDerive,
     CryptoError,
     CryptoWallet,
     EncryptionManager,
@@ -45,6 +50,7 @@ from crypto_utils import (
     Keystore,
     KeystoreDamaged,
     KeyUsed,
+    PassphraseNeeded,
     PublicKeys,
     ReceiverChain,
     RoomSecret,
@@ -52,6 +58,7 @@ from crypto_utils import (
     SigningKey,
     TooFarAhead,
     VerifyKey,
+    WrongPassphrase,
     fingerprint,
     mac,
     open_sealed,
@@ -63,7 +70,14 @@ from crypto_utils import (
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
 
 VECTORS: dict[str, Any] = json.loads(reference.PATH.read_text("ascii"))
-ERROR_NAMES = ("BadKey", "BadSignature", "BadCiphertext", "KeystoreDamaged")
+ERROR_NAMES = (
+    "BadKey",
+    "BadSignature",
+    "BadCiphertext",
+    "KeystoreDamaged",
+    "PassphraseNeeded",
+    "WrongPassphrase",
+)
 LABELS = {name: value for name, value in vars(Label).items() if name.isupper()}
 BODY, MIX, KEY = b"a body", b"m" * 32, b"k" * 32
 ROOM = RoomSecret(b"r" * 16)
@@ -169,8 +183,12 @@ def do_session_signature(v: dict[str, Any]) -> object:
 
 
 def do_keystore(v: dict[str, Any]) -> object:
-    store = Keystore.parse(v["data"])
-    assert store.serialize() == v["data"]
+    is_locked = "passphrase" in v
+    store = Keystore.parse(v["data"], (lambda: v["passphrase"]) if is_locked else None)
+    assert store.has_passphrase == is_locked
+    assert Keystore.public_part(v["data"]) == store.public
+    with mock.patch("crypto_utils.os.urandom", return_value=reference.stretched("nonce", 12)):
+        assert store.serialize() == v["data"]
     return {
         "spki": store.identity.spki,
         "seed": store.chain_signing_key.seed,
@@ -884,6 +902,197 @@ def test_only_an_rsa_3072_key_is_an_identity(make: Callable[[], Any]) -> None:
         Keystore.parse(reference.keystore_of(data))
 
 
+# --------------------------------------------------------------------------------------------------
+# a keystore behind a passphrase
+
+PASSPHRASE = "drei Möwen".encode()
+
+
+@pytest.fixture
+def weak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2id at a cost that a loop can pay."""
+    monkeypatch.setattr(crypto_utils, "_LEAST_COST", (64, 1, 1))
+    monkeypatch.setattr(crypto_utils, "_MOST_COST", (128, 2, 8))
+
+
+@pytest.fixture
+def locked(weak: None, keystore: Keystore) -> Keystore:
+    return keystore.with_passphrase(PASSPHRASE)
+
+
+def unlock(data: bytes, passphrase: bytes = PASSPHRASE) -> Keystore:
+    return Keystore.parse(data, lambda: passphrase)
+
+
+def nobody() -> bytes:
+    raise AssertionError("the passphrase is asked for")
+
+
+def with_new_checksum(data: bytes) -> bytes:
+    return data[:-32] + H(Label.KEYSTORE, data[:-32])
+
+
+def test_a_locked_keystore_comes_back_with_every_key(locked: Keystore, keystore: Keystore) -> None:
+    back = unlock(locked.serialize())
+    assert back.public == keystore.public
+    assert back.identity.to_pkcs8() == keystore.identity.to_pkcs8()
+    assert back.chain_signing_key.seed == keystore.chain_signing_key.seed
+    assert back.chain_data_key == keystore.chain_data_key
+    assert (back.has_passphrase, keystore.has_passphrase) == (True, False)
+
+
+def test_a_locked_keystore_shows_its_public_keys_and_no_private_one(locked: Keystore) -> None:
+    data, pkcs8 = locked.serialize(), locked.identity.to_pkcs8()
+    assert Keystore.public_part(data) == locked.public
+    for public in (locked.identity.spki, locked.chain_signing_key.public, locked.chain_id):
+        assert public in data
+    for at in range(len(pkcs8) - 16):  # the modulus and the exponent are public
+        part = pkcs8[at : at + 16]
+        assert part not in data or part in locked.identity.spki
+    for private in (locked.chain_data_key, locked.chain_signing_key.seed, PASSPHRASE):
+        assert private not in data
+
+
+def test_a_locked_keystore_opens_with_its_passphrase_alone(locked: Keystore) -> None:
+    data = locked.serialize()
+    for wrong in (b"", b"x", PASSPHRASE[:-1], PASSPHRASE + b" ", PASSPHRASE.upper()):
+        with pytest.raises(WrongPassphrase):
+            unlock(data, wrong)
+    with pytest.raises(PassphraseNeeded):
+        Keystore.parse(data)
+
+
+def test_nobody_is_asked_for_the_passphrase_of_a_keystore_without_one(keystore: Keystore) -> None:
+    assert Keystore.parse(keystore.serialize(), nobody).public == keystore.public
+
+
+def test_what_the_question_for_a_passphrase_raises_passes_through(locked: Keystore) -> None:
+    def no_answer() -> bytes:
+        raise EOFError
+
+    with pytest.raises(EOFError):
+        Keystore.parse(locked.serialize(), no_answer)
+
+
+def test_another_chain_needs_no_passphrase(locked: Keystore) -> None:
+    opened = unlock(locked.serialize())
+    with mock.patch("crypto_utils.Argon2id", side_effect=AssertionError("derived again")):
+        moved = opened.with_chain(b"e" * 16)
+        data, again = moved.serialize(), moved.serialize()
+    assert unlock(data).public == moved.public
+    assert Keystore.public_part(data).chain_id == b"e" * 16
+    assert data != again  # never two texts under one nonce
+
+
+def test_a_changed_passphrase_opens_and_the_old_one_does_not(locked: Keystore) -> None:
+    changed = locked.with_passphrase(b"another")
+    assert unlock(changed.serialize(), b"another").public == locked.public
+    with pytest.raises(WrongPassphrase):
+        unlock(changed.serialize())
+
+
+def test_the_same_passphrase_makes_another_key_each_time_it_is_set(locked: Keystore) -> None:
+    one, other = locked.serialize(), locked.with_passphrase(PASSPHRASE).serialize()
+    assert one[5:14] == other[5:14]  # the cost
+    assert one[14:30] != other[14:30]  # the salt
+
+
+def test_an_empty_passphrase_is_none(locked: Keystore, keystore: Keystore) -> None:
+    assert locked.with_passphrase(b"").serialize() == keystore.serialize()
+
+
+def test_a_passphrase_has_at_most_4096_bytes(locked: Keystore) -> None:
+    longest = b"x" * MAX_PASSPHRASE_BYTES
+    assert unlock(locked.with_passphrase(longest).serialize(), longest).public == locked.public
+    with pytest.raises(BadKey):
+        locked.with_passphrase(longest + b"x")
+
+
+def test_the_cost_that_is_written_is_rfc_9106s_second_choice(keystore: Keystore) -> None:
+    with mock.patch("crypto_utils.Argon2id") as argon2id:
+        argon2id.return_value.derive.return_value = KEY
+        data = keystore.with_passphrase(PASSPHRASE).serialize()
+    cost = {"memory_cost": 2**16, "iterations": 3, "lanes": 4, "length": 32}
+    assert argon2id.call_args.kwargs == cost | {"salt": data[14:30]}
+    assert data[:14] == b"CRK1\1" + bytes.fromhex("00010000 00000003 04")
+
+
+def test_a_locked_keystore_with_any_byte_flipped_or_cut_is_damaged_and_nobody_is_asked(
+    locked: Keystore,
+) -> None:
+    data = locked.serialize()
+    for at in range(len(data)):
+        for bad in (flipped(data, at, at % 8), data[:at]):
+            with pytest.raises(KeystoreDamaged):
+                Keystore.parse(bad, nobody)
+            with pytest.raises(KeystoreDamaged):
+                Keystore.public_part(bad)
+    with pytest.raises(KeystoreDamaged):
+        Keystore.parse(data + b"\0", nobody)
+
+
+def test_a_locked_keystore_altered_under_a_new_checksum_never_opens(locked: Keystore) -> None:
+    data = locked.serialize()
+    found = set()
+    for at in range(len(data) - 32):
+        bad = with_new_checksum(flipped(data, at, at % 8))
+        found.add(outcome(partial(unlock, bad)))
+    assert found == {"KeystoreDamaged", "WrongPassphrase"}
+
+
+def test_a_cost_out_of_bounds_is_refused_before_any_memory_is_taken(keystore: Keystore) -> None:
+    data = reference.locked_keystore_of(b"", cost=(2**32 - 1, 2**32 - 1, 255), sealed=bytes(28))
+    with (
+        mock.patch("crypto_utils.Argon2id", side_effect=AssertionError("derived")),
+        pytest.raises(KeystoreDamaged, match="out of bounds"),
+    ):
+        Keystore.parse(data, nobody)
+
+
+@pytest.mark.parametrize("problem", [MemoryError(), UnsupportedAlgorithm("no Argon2")])
+def test_a_computer_that_cannot_derive_says_so(locked: Keystore, problem: Exception) -> None:
+    with mock.patch("crypto_utils.Argon2id", side_effect=problem):
+        with pytest.raises(CannotDerive):
+            unlock(locked.serialize())
+        with pytest.raises(CannotDerive):
+            locked.with_passphrase(b"another")
+
+
+@given(st.binary(max_size=600), st.sampled_from([b"CRK1\0", b"CRK1\1", b"CRK1"]))
+def test_any_bytes_behind_a_good_checksum_are_damaged(body: bytes, start: bytes) -> None:
+    data = with_new_checksum(start + body + bytes(32))
+    with pytest.raises(KeystoreDamaged):
+        Keystore.parse(data, nobody)
+    with pytest.raises(KeystoreDamaged):
+        Keystore.public_part(data)
+
+
+def test_a_locked_keystore_prints_neither_its_keys_nor_the_passphrases(locked: Keystore) -> None:
+    assert locked._lock is not None
+    for secret in (locked.chain_data_key, locked.chain_signing_key.seed, locked._lock.key):
+        assert repr(secret)[2:-1] not in repr((locked, locked._lock))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"identity_spki": b""},
+        {"chain_key": b"\1" + bytes(31)},
+        {"chain_key": b""},
+        {"chain_id": b"c" * 15},
+    ],
+)
+def test_public_keys_that_are_none_cannot_be_made(
+    keystore: Keystore, fields: dict[str, bytes]
+) -> None:
+    with pytest.raises(BadKey):
+        replace(keystore.public, **fields)
+
+
+# --------------------------------------------------------------------------------------------------
+# the wallet
+
+
 def test_a_wallet_grows_by_what_was_mined() -> None:
     wallet = CryptoWallet()
     assert [wallet.mine(1), wallet.mine(1), wallet.mine(3)] == [1, 2, 5]
@@ -903,6 +1112,8 @@ def test_a_wallet_mines_at_least_one_coin(amount: int) -> None:
 
 
 def test_every_error_is_a_crypto_error() -> None:
-    for kind in (BadKey, BadSignature, BadCiphertext, TooFarAhead, KeyUsed, KeystoreDamaged):
+    locked = (PassphraseNeeded, WrongPassphrase, CannotDerive)
+    keys = (BadKey, BadSignature, BadCiphertext, TooFarAhead, KeyUsed, KeystoreDamaged)
+    for kind in (*keys, *locked):
         assert kind.__bases__ == (CryptoError,)
         assert kind.__name__ in crypto_utils.__all__
