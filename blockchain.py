@@ -655,8 +655,8 @@ class Blockchain:
     def records(
         self, *types: BlockType, start: int = 0, newest_first: bool = False
     ) -> Iterator[tuple[Block, bytes]]:
-        """The blocks of these types in order, each with its record in clear; erased ones are left
-        out.
+        """The blocks of these types in order, each with its record in clear; those are left out
+        that a forget block says were erased.
 
         Args:
             start: none below this index.
@@ -667,13 +667,17 @@ class Blockchain:
         kinds = ",".join(f"x'{kind:02x}'" for kind in types)
         order = "DESC" if newest_first else "ASC"
         wanted = f"WHERE idx >= ? AND substr(header, 5, 1) IN ({kinds}) ORDER BY idx {order}"
+        forgotten: _Forgotten | None = None
         index: object = 0
         try:
             for row in self._rows(wanted, min(start, _MAX_IDX)):
                 index = row[0]
                 block = _parsed(row)
-                if not block.is_erased:
-                    yield block, open_sealed(self._body_key(block), block.body, _associated(block))
+                if block.is_erased:
+                    forgotten = forgotten or _Forgotten(self, block.chain_id)
+                    if block.index in forgotten:
+                        continue
+                yield block, open_sealed(self._body_key(block), block.body, _associated(block))
         except (Malformed, CryptoError, *_SQLITE_ERRORS) as exc:
             raise StoreUnreadable(f"block {index} cannot be read: {exc}") from exc
 

@@ -1019,6 +1019,15 @@ def test_a_text_is_erased_and_the_chain_says_so(path: Path, chain: Blockchain) -
     chain.close()
 
 
+def test_a_body_of_zeros_that_no_forget_block_names_is_unreadable(chain: Blockchain) -> None:
+    chain.forget(2, NOW)
+    for zeros in ("x''", "zeroblob(9)", "zeroblob(99)"):
+        chain._db.execute(f"UPDATE blocks SET body = {zeros} WHERE idx = 1")
+        assert str(chain.verify()) == str(chain.verify(signatures=False)) == "EDITED@1"
+        with pytest.raises(StoreUnreadable, match="block 1 "):
+            records(chain)
+
+
 def test_only_a_message_that_is_there_can_be_erased(chain: Blockchain) -> None:
     chain.forget(2, NOW)
     head = chain.head()
