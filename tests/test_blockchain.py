@@ -517,6 +517,15 @@ def test_records_begin_where_they_are_asked_to_and_come_newest_first_too(chain: 
     assert found(start=4) == found(start=2**64) == []
 
 
+@pytest.mark.parametrize("how", [{}, {"start": 2}, {"newest_first": True}])
+def test_a_scan_gives_what_records_give(chain: Blockchain, how: dict[str, Any]) -> None:
+    chain.append([draft(4), draft(5, RECEIVED)], NOW)
+    chain.forget(4, NOW)
+    scanned = list(chain.scan(*SEALED, **how))
+    assert scanned == [(b.index, b.header, record) for b, record in chain.records(*SEALED, **how)]
+    assert len(scanned) >= 4
+
+
 def test_the_public_keys_alone_check_a_chain_and_read_nothing(
     path: Path, chain: Blockchain
 ) -> None:
