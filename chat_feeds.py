@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import islice
 
+from blockchain import Head
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     MAX_AUDIENCE,
@@ -428,12 +429,13 @@ class TheirFeed:
         """`first_seq` as an earlier run noted it."""
         self._first_seq = self.noted_first_seq = first_seq
 
-    def report(self) -> FeedReport:
-        """For an ack: how far our chain has this feed, and the first of what it lacks."""
+    def report(self, held: Head | None = None) -> FeedReport:
+        """For an ack: how far our chain has this feed, the first of what it lacks, and the head
+        that is held of its author's chain."""
         lacking = (seq for low, high in self._lacking() for seq in range(low, high + 1))
-        return FeedReport(
-            self.session_id, self.highest, self.last_id, tuple(islice(lacking, MAX_MISSING))
-        )
+        missing = tuple(islice(lacking, MAX_MISSING))
+        witnessed = (held.index, held.hash) if held else ()
+        return FeedReport(self.session_id, self.highest, self.last_id, missing, *witnessed)
 
     def missing_count(self) -> int:
         """How many entries before the highest we lack."""

@@ -16,11 +16,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import NamedTuple
 
 from blockchain import BlockType, Draft, Head, SideRow
+from chat_acks import Acks, Conversation, Dropped
 from chat_commands import HELP, Command, read_typed
 from chat_effects import (
     Append,
@@ -49,7 +48,6 @@ from chat_messages import (
     EntryKind,
     Event,
     EventKind,
-    FeedReport,
     KeyRefusal,
     KeyRequest,
     KeyShare,
@@ -82,6 +80,7 @@ from chat_wire import (
     join_proof,
     u64,
 )
+from chat_witness import Heads
 from crypto_utils import (
     CryptoError,
     EncryptionManager,
@@ -102,8 +101,6 @@ _SEK_RENEW_AFTER_S = SEK_MAX_AGE_S - 60.0
 _SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
 _MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
 _ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
-_ACK_MIN_INTERVAL_S = 2.0
-_ACK_INTERVAL_PER_MEMBER_S = 0.1
 _FEED_LIFE_MS = 30 * 24 * 3600 * 1000  # first acks and memory go back 30 days
 
 
@@ -118,28 +115,6 @@ class _State(Enum):
     CLOSING = auto()  # we said Close; what is still on its way is of no use
 
 
-class _Sent(NamedTuple):
-    frame: bytes
-    is_chat: bool
-
-
-@dataclass
-class _Conversation:
-    """The room's, or one with a single person."""
-
-    ours: OurFeed
-    peer: bytes | None  # the other's fingerprint; None: the room
-    seen: bytes = bytes(32)  # entry_id of the last entry of somebody else that was shown
-    unechoed: dict[tuple[int, int], _Sent] = field(default_factory=dict)  # by (epoch, n)
-    pending: list[SignedEntry] = field(default_factory=list)  # written with no connection
-    unacked: list[int] = field(default_factory=list)  # in a pair: seqs of our chat entries
-    # acks of ours
-    ack_number: int = 0
-    ack_due: bool = False
-    next_ack_s: float = 0.0
-    advanced: set[bytes] = field(default_factory=set)  # session_ids whose feed we owe a report
-
-
 class Session:
     """One run's membership of one room.  Owned by the engine's thread."""
 
@@ -152,6 +127,7 @@ class Session:
         now: Moment,
         *,
         memory: Memory | None = None,
+        heads: Heads | None = None,
         password: bytes = b"",
         linger_s: float = 10.0,
     ) -> None:
@@ -184,7 +160,8 @@ class Session:
             for (tag, session_id), feed in memory.feeds.items()
             if feed.noted_first_seq and feed.updated_ms <= now.ms - _FEED_LIFE_MS
         ]
-        self._conversations: dict[bytes, _Conversation] = {}
+        self._acks = Acks(self._key, self._roster, heads or Heads())
+        self._conversations: dict[bytes, Conversation] = {}
         self._room_conversation = self._conversation(room.tag, None)
         self._state = _State.OFFLINE
         self._was_ready = False
@@ -221,11 +198,13 @@ class Session:
             self._stop_waiting(feed)
         for conversation in self._conversations.values():
             conversation.ours.forget(self._roster.live)
+        self._acks.left(self._roster.live)
         self._roster.clear(now.s, now.ms)
+        effects = self._acks.keep(now.s, at_once=True)
         if self.leaving:
-            return []
+            return effects
         kept = "; what you type is kept on your chain, not delivered" if self._was_ready else ""
-        return [alert(f"connection lost: {why}{kept}")]
+        return [*effects, alert(f"connection lost: {why}{kept}")]
 
     def receive(self, frame: Frame, now: Moment) -> Effects:
         """A frame from the relay, whose word is never evidence of who somebody is.
@@ -236,6 +215,8 @@ class Session:
             return self._dropped("after the end")
         try:
             return self._receive(frame, now)
+        except Dropped as exc:
+            return self._dropped(str(exc))
         except WireError as exc:
             return self._close(alert(f"the relay broke the protocol: {exc}"), 3)
 
@@ -298,11 +279,10 @@ class Session:
             return effects
         self._state = _State.JOINED
         for conversation in self._conversations.values():
-            conversation.advanced |= {
-                session_id for tag, session_id in self._feeds if tag == conversation.ours.tag
-            }
-        room = self._room_conversation
-        room.ack_due, room.next_ack_s = True, now.s  # a newcomer acks at once
+            conversation.will_report(s for tag, s in self._feeds if tag == conversation.tag)
+        for bundle in self._roster.live.values():
+            self._acks.joined(bundle, now.s)
+        self._room_conversation.owe_at_once(now.s)
         effects += self._announce()
         effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
         here = ", ".join(map(self._roster.name, self._roster.people())) or "nobody else yet"
@@ -352,11 +332,13 @@ class Session:
         called = self._roster.name(fingerprint)
         for forgotten in self._roster.add(bundle, now.s, now.ms):
             self._outdated.append(SideRow(MEMBERS_TABLE, self._room.tag + forgotten, b""))
-        self._room_conversation.ack_due = True
+        self._room_conversation.owe()
         self._restate(bundle)
         if fingerprint == self._our.fingerprint:
             copy = "your own identity joined from elsewhere: somebody uses a copy of your profile"
             return [alert(copy)] if before is None and said else []
+        if before is None and said:
+            self._acks.joined(bundle, now.s)
         key, value = self._room.tag + fingerprint, u64(now.ms) + bundle.nick.encode()
         effects: Effects = [Remember(SideRow(MEMBERS_TABLE, key, value))]
         name = self._roster.name(fingerprint)
@@ -370,7 +352,8 @@ class Session:
         bundle = self._roster.remove(gone.session_id, now.s, now.ms)
         if bundle is None:
             return self._dropped("unknown member left")
-        self._room_conversation.ack_due = True
+        self._room_conversation.owe()
+        self._acks.left([bundle.session_id])
         for conversation, feed in self._of_session(bundle):
             if conversation is not None:
                 conversation.ours.forget([bundle.session_id])
@@ -389,7 +372,7 @@ class Session:
             return [notice(f"an earlier session of {name} ended{why}")]
         return [notice(f"{name} left{why}")]
 
-    def _of_session(self, bundle: Bundle) -> list[tuple[_Conversation | None, TheirFeed | None]]:
+    def _of_session(self, bundle: Bundle) -> list[tuple[Conversation | None, TheirFeed | None]]:
         """The two conversations that a session can write to us in, and its feeds there, as far as
         there are any."""
         return [
@@ -406,9 +389,7 @@ class Session:
                 continue
             feed.author_came()
             if feed.last_id:
-                conversation = self._conversation(tag, peer)
-                conversation.advanced.add(bundle.session_id)
-                conversation.ack_due = True
+                self._conversation(tag, peer).owe(bundle.session_id)
 
     # ----------------------------------------------------------------- payloads
 
@@ -434,10 +415,8 @@ class Session:
             for_room = False
         else:
             return self._dropped("of another conversation")
-        # A key's way is direct always; a message and an ack go the conversation's own way.
-        if direct != (
-            not for_room or isinstance(payload, KeyShare | KeyRequest | KeyRefusal | Witness)
-        ):
+        # Messages and acks go the conversation's own way, all else is direct always.
+        if direct != (not for_room or not isinstance(payload, Message | Ack)):
             return self._dropped("came the wrong way")
         if isinstance(payload, Message):
             return self._message(payload, author, now)
@@ -453,20 +432,16 @@ class Session:
             case KeyRefusal():
                 return self._key_refusal(payload, author)
             case Ack():
-                return self._ack(payload, now)
+                return self._ack(payload, author, now)
             case Witness():
-                return self._dropped("witness")
+                return self._acks.take_witness(payload, author)
 
     def _echo(self, payload: Payload, frame: Frame) -> Effects:
         """The relay's copy of what we sent: our receipt that it went out, and unaltered."""
         conversation = self._conversations.get(payload.tag)
         if not isinstance(payload, Message) or conversation is None:
             return []
-        key = (payload.epoch, payload.n)
-        sent = conversation.unechoed.get(key)
-        if sent is None or sent.frame != frame.raw:
-            return self._dropped("altered echo" if sent else "duplicate")
-        del conversation.unechoed[key]
+        conversation.take_echo(payload, frame.raw)
         return []
 
     def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
@@ -522,8 +497,7 @@ class Session:
         conversation = self._conversation(
             message.tag, None if message.tag == self._room.tag else author.fingerprint
         )
-        conversation.advanced.add(message.session_id)
-        conversation.ack_due = True
+        conversation.owe(message.session_id)
         if author.fingerprint in self._ignored:
             return effects
         name = self._roster.name(author.fingerprint)
@@ -619,84 +593,15 @@ class Session:
         name = self._roster.name(author.fingerprint)
         return [notice(f"{name} says things that are not for you to read")]
 
-    # ----------------------------------------------------------------- acks
+    # ----------------------------------------------------------------- acks and witnesses
 
-    def _ack(self, ack: Ack, now: Moment) -> Effects:
-        feed = self._feed(ack.tag, ack.session_id)
-        if ack.number <= feed.ack_number:
-            return self._dropped("duplicate")
-        feed.ack_number = ack.number
-        conversation = self._conversations.get(ack.tag)
-        if conversation is None:
-            return []
-        if conversation.peer is None:
-            self._roster.saw_digest(ack.session_id, ack.digest, now.s)
-        for report in ack.feeds:
-            if report.session_id == self._session_id:
-                self._receipt(conversation, ack.session_id, report)
-        return []
+    def _ack(self, ack: Ack, author: Bundle, now: Moment) -> Effects:
+        conversation, feed = self._conversations.get(ack.tag), self._feed(ack.tag, ack.session_id)
+        return self._acks.take(ack, author, conversation, feed, now)
 
-    def _receipt(self, conversation: _Conversation, acker: bytes, report: FeedReport) -> None:
-        ours = conversation.ours
-        if ours.take_report(acker, report):
-            # It covers our session_id, and its number is new: the acker is running now.
-            self._roster.present.add(acker)
-        if conversation.peer is not None:
-            conversation.unacked = [
-                seq for seq in conversation.unacked if not ours.confirmed(acker, seq)
-            ]
-
-    def _acks(self, now: Moment, head: Head, *, at_once: bool = False) -> Effects:
-        """The acks that are due.  Everything they report must be on disk: `head` says so."""
-        effects: Effects = []
-        for tag, conversation in self._conversations.items():
-            if not conversation.ack_due or not (at_once or now.s >= conversation.next_ack_s):
-                continue
-            if conversation.peer and not self._roster.sessions_of(conversation.peer):
-                continue
-            reports: list[FeedReport] = []
-            size = 0
-            for session_id in sorted(
-                conversation.advanced, key=lambda s: -self._updated_ms(tag, s)
-            ):
-                report = self._report(tag, session_id)
-                if report is None:
-                    conversation.advanced.discard(session_id)
-                    continue
-                size += len(report.serialize())
-                if size > Ack.ROOM_FOR_FEEDS:
-                    break
-                reports.append(report)
-                conversation.advanced.discard(session_id)
-            conversation.ack_due = bool(conversation.advanced)
-            conversation.ack_number += 1
-            digest = self._roster.digest() if conversation.peer is None else bytes(32)
-            ack = Ack.create(
-                self._key,
-                self._session_id,
-                tag,
-                conversation.ack_number,
-                digest,
-                tuple(reports),
-                head,
-            ).serialize()
-            effects += self._transmit_to(conversation, ack)
-            conversation.next_ack_s = now.s + self._ack_interval_s()
-        return effects
-
-    def _updated_ms(self, tag: bytes, session_id: bytes) -> int:
-        feed = self._feeds.get((tag, session_id))
-        return feed.updated_ms if feed else 0
-
-    def _report(self, tag: bytes, session_id: bytes) -> FeedReport | None:
-        feed = self._feeds.get((tag, session_id))
-        return feed.report() if feed and feed.highest and feed.last_id else None
-
-    def _ack_interval_s(self) -> float:
-        """max(2 s, 100 ms x members) +- 25 %: total traffic stays flat as a room grows."""
-        members = len(self._roster.live) + 1
-        spread = 0.75 + 0.5 * int.from_bytes(random_bytes(2), "big") / 0xFFFF
-        return max(_ACK_MIN_INTERVAL_S, _ACK_INTERVAL_PER_MEMBER_S * members) * spread
+    def holders(self) -> list[tuple[str, int]]:
+        """Who of those present holds which block of our chain, signed by us: name and index."""
+        return self._acks.holders()
 
     # ----------------------------------------------------------------- what the person types
 
@@ -734,7 +639,7 @@ class Session:
                 # Not given back: what is typed next is another command, and would stand behind it.
                 return [Show(Line(Kind.ERROR, sentence)), Refuse("")]
 
-    def _say(self, conversation: _Conversation, text: str, line: str, now: Moment) -> Effects:
+    def _say(self, conversation: Conversation, text: str, line: str, now: Moment) -> Effects:
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError:
@@ -756,8 +661,7 @@ class Session:
             control = feed.write_audience(audience, conversation.seen, now.ms)
             effects += self._send(conversation, control, BlockType.CONTROL)
         signed = feed.write(EntryKind.CHAT, data, conversation.seen, now.ms)
-        if conversation.peer is not None:
-            conversation.unacked.append(signed.entry.seq)
+        conversation.wrote(signed)
         effects += self._send(conversation, signed, BlockType.SENT)
         effects.append(Credit())
         if conversation.peer is not None and not self._reachable(conversation):
@@ -765,43 +669,35 @@ class Session:
             effects.append(notice(f"{name} is away: kept on your chain, not delivered"))
         return effects
 
-    def _send(self, conversation: _Conversation, signed: SignedEntry, block: BlockType) -> Effects:
+    def _send(self, conversation: Conversation, signed: SignedEntry, block: BlockType) -> Effects:
         effects: Effects = [Append(Draft(block, signed.serialize(), signed.entry.entry_id))]
         if not self.joined:
             conversation.pending.append(signed)
             return effects
         message = conversation.ours.seal(signed)
-        frames = self._transmit_to(conversation, message.serialize())
+        frames = conversation.transmit(message.serialize(), self._roster)
         if conversation.peer is None:
-            sent = _Sent(frames[0].frame, signed.entry.kind == EntryKind.CHAT)
-            conversation.unechoed[message.epoch, message.n] = sent
+            conversation.sent(message, frames[0].frame, signed.entry.kind)
+        conversation.owe()  # so that the others learn the head that holds it
         return [*effects, *frames]
 
-    def _transmit_to(self, conversation: _Conversation, payload: bytes) -> list[Transmit]:
-        if conversation.peer is None:
-            return [Transmit(Broadcast(payload).serialize())]
-        return [
-            Transmit(Direct(member.session_id, payload).serialize())
-            for member in self._roster.sessions_of(conversation.peer)
-        ]
-
-    def _conversation(self, tag: bytes, peer: bytes | None) -> _Conversation:
+    def _conversation(self, tag: bytes, peer: bytes | None) -> Conversation:
         if tag not in self._conversations:
             ours = OurFeed(tag, self._session_id, self._key, self._room.mix)
-            self._conversations[tag] = _Conversation(ours, peer)
+            self._conversations[tag] = Conversation(ours, peer)
         return self._conversations[tag]
 
     def _pair_tag(self, fingerprint: bytes) -> bytes:
         return pair_tag(self._room, self._our.fingerprint, fingerprint)
 
-    def _audience(self, conversation: _Conversation) -> frozenset[bytes]:
+    def _audience(self, conversation: Conversation) -> frozenset[bytes]:
         """Who may read what we say: we alone decide."""
         us = self._our.fingerprint
         if conversation.peer is not None:
             return frozenset((us, conversation.peer))
         return frozenset(f for f in self._roster.known if f not in self._ignored)
 
-    def _reachable(self, conversation: _Conversation) -> list[Bundle]:
+    def _reachable(self, conversation: Conversation) -> list[Bundle]:
         """The live sessions of the audience.  Another session under our own identity is a run that
         crashed, and its keys are gone with it, or a copy, and an identity has one device."""
         audience = self._audience(conversation) - {self._our.fingerprint}
@@ -950,7 +846,9 @@ class Session:
             self._outdated = []
         if self.joined:
             effects += self._requests(now)
-            effects += self._acks(now, head, at_once=self.leaving)
+            effects += self._acks.due(
+                self._conversations.values(), self._feeds, now, head, at_once=self.leaving
+            )
         return effects + self._leave_if_done(now)
 
     def _requests(self, now: Moment) -> Effects:
@@ -1011,14 +909,7 @@ class Session:
 
     def unsent(self) -> int:
         """Our messages that never left: not echoed by the relay, or in a pair not confirmed."""
-        count = 0
-        for conversation in self._conversations.values():
-            if conversation.peer is None:
-                count += sum(s.entry.kind == EntryKind.CHAT for s in conversation.pending)
-                count += sum(sent.is_chat for sent in conversation.unechoed.values())
-            else:
-                count += len(conversation.unacked)
-        return count
+        return sum(conversation.unsent() for conversation in self._conversations.values())
 
     def _unconfirmed_names(self) -> list[str]:
         live = self._roster.live

@@ -11,6 +11,7 @@ function that makes it lie, and `room.inject` delivers what nobody sent.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable
 from functools import cache
@@ -31,6 +32,7 @@ from chat_effects import (
     Remember,
     Show,
     Transmit,
+    Witnessed,
 )
 from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory
 from chat_messages import Entry, EntryKind, Event, Message, Payload, SignedEntry, parse_payload
@@ -47,12 +49,15 @@ from chat_wire import (
     FrameType,
     Hello,
     Join,
+    Label,
     LeaveReason,
     Member,
     Rebundle,
     join_proof,
+    u64,
     welcome_frames,
 )
+from chat_witness import HEADS_TABLE, Heads
 from crypto_utils import EncryptionManager, Keystore, RoomSecret
 
 LOBBY = RoomSecret.open_room("lobby")
@@ -74,6 +79,14 @@ def keystore(name: str) -> Keystore:
 def session_keys(name: str, number: int) -> EncryptionManager:
     """The SEK of one name's n-th run, modulo `_SESSION_KEYS`."""
     return EncryptionManager()
+
+
+def signed_head(name: str, index: int, its_hash: bytes, chain_id: bytes = b"") -> Head:
+    """Of a chain of that name's, signed by its key; `chain_id` is another than the present one."""
+    keys = keystore(name)
+    place = (chain_id or keys.chain_id, index, its_hash)
+    signed = place[0] + u64(index) + its_hash
+    return Head(*place, keys.chain_signing_key.sign(Label.BLOCK_SIG, signed))
 
 
 def payload_of(frame: bytes) -> Payload | None:
@@ -118,6 +131,7 @@ class SimulatedMember:
         memory: Memory | None = None,
         password: bytes = b"",
         nick: str = "",
+        heads: Heads | None = None,
     ) -> None:
         self.room = room
         self.name = name
@@ -130,6 +144,7 @@ class SimulatedMember:
         self.exit_code: int | None = None
         self.closed: int | None = None
         self.refused: list[str] = []
+        self.witnessed: list[Witnessed] = []
         self.sent: list[bytes] = []  # every frame that it gave to the relay
         self.inbox: deque[bytes] = deque()
         self.session_id = b""
@@ -143,6 +158,7 @@ class SimulatedMember:
             session_keys(name, number % _SESSION_KEYS),
             room.now,
             memory=memory,
+            heads=heads,
             password=password,
         )
 
@@ -189,12 +205,15 @@ class SimulatedMember:
                     self.room.joins[self.name] += 1
                     sek = session_keys(self.name, number % _SESSION_KEYS)
                     self.perform(self.session.session_key_made(sek, self.room.now))
+                case Witnessed():
+                    self.witnessed.append(effect)
                 case Append() | Ready() | Query():
                     pass
 
     def head(self) -> Head:
         """Of the list that stands for a chain."""
-        return Head(keystore(self.name).chain_id, len(self.chain), bytes(32), bytes(64))
+        digest = hashlib.sha256(b"".join(draft.record for draft in self.chain)).digest()
+        return signed_head(self.name, len(self.chain), digest)
 
     def asks(self, command: str) -> list[str]:
         """The notices that answer a typed command."""
@@ -250,6 +269,12 @@ class SimulatedMember:
         return recall(list(zip(self.chain, self.appended_ms, strict=True)), self.remembered)
 
     @property
+    def heads(self) -> Heads:
+        """What its next run holds of others' chains."""
+        rows = {key: row for (table, key), row in self.remembered.items() if table == HEADS_TABLE}
+        return Heads(rows)
+
+    @property
     def entries(self) -> list[Entry]:
         """The entries on the chain, in its order."""
         kinds = (BlockType.SENT, BlockType.RECEIVED, BlockType.CONTROL)
@@ -283,10 +308,15 @@ class SimulatedRoom:
         self._nonce = bytes(32)
 
     def join(
-        self, name: str, memory: Memory | None = None, password: bytes = b"", nick: str = ""
+        self,
+        name: str,
+        memory: Memory | None = None,
+        password: bytes = b"",
+        nick: str = "",
+        heads: Heads | None = None,
     ) -> SimulatedMember:
         """A new run of `name`'s client, as far as its first WELCOME."""
-        member = SimulatedMember(self, name, memory, password, nick)
+        member = SimulatedMember(self, name, memory, password, nick, heads)
         self.connect(member)
         return member
 

@@ -262,11 +262,12 @@ DO: dict[str, Callable[[dict[str, Any]], object]] = {
     "open": do_open,
     "event": do_event,
 }
+KEYSTORES = {"KeystoreDamaged", "PassphraseNeeded", "WrongPassphrase", "CannotDerive"}
 ERRORS = {
     error.__name__
     for base in (WireError, CryptoError)
     for error in base.__subclasses__()
-    if error.__name__ != "KeystoreDamaged"
+    if error.__name__ not in KEYSTORES
 }
 
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from make_vectors_crypto import stretched
 
+import chat_acks
 import chat_feeds
 import chat_link
 import chat_members
@@ -31,6 +32,7 @@ import chat_roster
 import chat_server
 import chat_session
 import chat_wire
+import chat_witness
 import crypto_utils
 from blockchain import Head
 from chat_effects import Effect, Leave, Moment, Show, Transmit
@@ -365,6 +367,7 @@ def test_a_message_is_bound_to_all_that_stands_before_its_nonce() -> None:
 # limits
 
 MODULES = (
+    chat_acks,
     chat_feeds,
     chat_link,
     chat_messages,
@@ -372,6 +375,7 @@ MODULES = (
     chat_server,
     chat_session,
     chat_wire,
+    chat_witness,
     crypto_utils,
 )
 
@@ -434,6 +438,11 @@ MEMBERS = {
     "ack interval": "ACK_MIN_INTERVAL_S",
     "ack interval, each member": "ACK_INTERVAL_PER_MEMBER_S",
     "old roster": "DIGEST_LIFE_S",
+    "chains of a person": "MAX_CHAINS",
+    "people with heads": "MAX_HEAD_PEOPLE",
+    "acks as evidence, of a run": "MAX_EVIDENCE",
+    "ack as evidence": "MAX_EVIDENCE_BYTES",
+    "heads of ours that count": "MAX_CARRIED",
     "relay silent": "SILENCE_S",
     "HELLO within": "HELLO_TIMEOUT_S",
 }
@@ -466,10 +475,11 @@ def test_a_members_limits_are_the_codes() -> None:
 def test_every_limit_of_the_codes_values_is_in_the_document() -> None:
     ours = {
         name
-        for module in (chat_wire, chat_messages, crypto_utils)
+        for module in (chat_wire, chat_messages, chat_witness, crypto_utils)
         for name in vars(module)
         if re.fullmatch(r"MAX_\w+|\w+_S", name) and not name.startswith("_")
     }
+    ours -= {"MAX_PASSPHRASE_BYTES"}  # of no concern to anybody else
     assert ours <= {*RELAYS.values(), *MEMBERS.values()}
 
 
@@ -499,6 +509,12 @@ def test_every_limit_of_the_codes_values_is_in_the_document() -> None:
         ("4.5", "unanswered for {} s", "ANSWER_WITHIN_S", 1),
         ("4.6", "max({} s,", "ACK_MIN_INTERVAL_S", 1),
         ("4.6", "{} ms × members", "ACK_INTERVAL_PER_MEMBER_S", 0.001),
+        ("4.10", "max({} s,", "ACK_MIN_INTERVAL_S", 1),
+        ("4.10", "{} ms × members", "ACK_INTERVAL_PER_MEMBER_S", 0.001),
+        ("4.10", "at most {} chains", "MAX_CHAINS", 1),
+        ("4.10", "at most {} people", "MAX_HEAD_PEOPLE", 1),
+        ("4.10", "takes at most {} of a session", "MAX_CHAINS", 1),
+        ("4.10", "more than {} bytes", "MAX_EVIDENCE_BYTES", 1),
         ("4.6", "last {} days", "FEED_LIFE_MS", 24 * 3600 * 1000),
     ],
 )

@@ -1,0 +1,351 @@
+"""Acks and witnesses, both ways: who has what of ours, and what we owe others for theirs.
+
+What lives here: `Conversation` (what we wrote there and what became of it, the reports that we owe)
+and `Acks` (acks and witnesses as they come and as they go out).  What it does not know: message
+keys, who may read what, what is shown (`chat_session`), our chain's blocks, clocks.  The session
+owns them.
+
+    conversation.owe(session_id)                      # its feed grew on our chain
+    effects = acks.due(conversations, feeds, now, head, at_once=False)
+    effects = acks.take(ack, author, conversation, feed, now)
+
+Specified in docs/PROTOCOL.md 3.7, 3.10, 4.6 and 4.10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from blockchain import Head
+from chat_effects import Effects, Moment, Remember, Transmit, Witnessed, alert
+from chat_feeds import OurFeed, TheirFeed
+from chat_messages import Ack, Bundle, EntryKind, FeedReport, Message, SignedEntry, Witness
+from chat_roster import Roster
+from chat_wire import Broadcast, Direct
+from chat_witness import Heads, OurWitnesses, Taken, evidence, verify_ack_head
+from crypto_utils import BadSignature, SigningKey, random_bytes
+
+__all__ = ["Acks", "Conversation", "Dropped"]
+
+_ACK_MIN_INTERVAL_S = 2.0
+_ACK_INTERVAL_PER_MEMBER_S = 0.1
+# What we learn of heads waits this long for an ack of ours, to be written with it.
+_KEEP_EVERY_S = 2.0
+
+
+class Dropped(Exception):
+    """A payload that came to nothing; the text is what it is counted as."""
+
+
+def _interval_s(members: int, low: float, high: float) -> float:
+    """max(2 s, 100 ms × members), so that total traffic stays flat as a room grows, times a random
+    factor, so that not all send at once."""
+    mean_s = max(_ACK_MIN_INTERVAL_S, _ACK_INTERVAL_PER_MEMBER_S * members)
+    return mean_s * (low + (high - low) * int.from_bytes(random_bytes(2), "big") / 0xFFFF)
+
+
+class _Sent(NamedTuple):
+    frame: bytes
+    is_chat: bool
+
+
+@dataclass
+class Conversation:
+    """The room's, or one with a single person."""
+
+    ours: OurFeed
+    peer: bytes | None  # the other's fingerprint; None: the room
+    seen: bytes = bytes(32)  # entry_id of the last entry of somebody else that was shown
+    pending: list[SignedEntry] = field(default_factory=list)  # written with no connection
+    _unechoed: dict[tuple[int, int], _Sent] = field(default_factory=dict)  # by (epoch, n)
+    _unacked: list[int] = field(default_factory=list)  # in a pair: seqs of our chat entries
+    _ack_number: int = 0
+    _is_ack_due: bool = False
+    _next_ack_s: float = 0.0
+    _advanced: set[bytes] = field(default_factory=set)  # session_ids whose feed we owe a report
+
+    @property
+    def tag(self) -> bytes:
+        """16 bytes."""
+        return self.ours.tag
+
+    def transmit(self, payload: bytes, roster: Roster) -> list[Transmit]:
+        """To whom it is for: the room, or each live session of the other person."""
+        if self.peer is None:
+            return [Transmit(Broadcast(payload).serialize())]
+        sessions = roster.sessions_of(self.peer)
+        return [Transmit(Direct(b.session_id, payload).serialize()) for b in sessions]
+
+    # ----------------------------------------------------------------- what became of ours
+
+    def wrote(self, signed: SignedEntry) -> None:
+        """A chat entry of ours, on our chain."""
+        if self.peer is not None:
+            self._unacked.append(signed.entry.seq)
+
+    def sent(self, message: Message, frame: bytes, kind: int) -> None:
+        """It went to the room; the relay's copy of it is awaited."""
+        self._unechoed[message.epoch, message.n] = _Sent(frame, kind == EntryKind.CHAT)
+
+    def take_echo(self, message: Message, frame: bytes) -> None:
+        """The relay's copy: our receipt that it went out, and unaltered.  Raises Dropped."""
+        sent = self._unechoed.get((message.epoch, message.n))
+        if sent is None or sent.frame != frame:
+            raise Dropped("altered echo" if sent else "duplicate")
+        del self._unechoed[message.epoch, message.n]
+
+    def take_report(self, acker: bytes, report: FeedReport) -> bool:
+        """What a session says that it has of our feed; whether it names an entry that we wrote."""
+        is_ours = self.ours.take_report(acker, report)
+        self._unacked = [seq for seq in self._unacked if not self.ours.confirmed(acker, seq)]
+        return is_ours
+
+    def unsent(self) -> int:
+        """Our messages that never left: not echoed by the relay, or in a pair not confirmed."""
+        if self.peer is not None:
+            return len(self._unacked)
+        waiting = sum(s.entry.kind == EntryKind.CHAT for s in self.pending)
+        return waiting + sum(sent.is_chat for sent in self._unechoed.values())
+
+    # ----------------------------------------------------------------- the acks that we owe
+
+    def owe(self, session_id: bytes = b"") -> None:
+        """That session's feed grew on our chain; without one: our own, or the roster changed."""
+        if session_id:
+            self._advanced.add(session_id)
+        self._is_ack_due = True
+
+    def owe_at_once(self, now_s: float) -> None:
+        """We came: an ack that waits for nothing."""
+        self._is_ack_due, self._next_ack_s = True, now_s
+
+    def will_report(self, session_ids: Iterable[bytes]) -> None:
+        """The next ack that is due for another reason reports these feeds too."""
+        self._advanced.update(session_ids)
+
+    def is_due(self, now_s: float, *, at_once: bool) -> bool:
+        """Whether an ack goes out now."""
+        return self._is_ack_due and (at_once or now_s >= self._next_ack_s)
+
+    def next_ack(
+        self,
+        feeds: Mapping[tuple[bytes, bytes], TheirFeed],
+        held: Callable[[bytes], Head | None],
+        now_s: float,
+        interval_s: float,
+    ) -> tuple[int, tuple[FeedReport, ...]]:
+        """The ack that goes out now: its number, and its reports of the feeds that advanced, the
+        latest first, as many as one ack has room for; the rest is due an interval later.
+
+        Args:
+            feeds: of others, by (tag, session_id).
+            held: by session_id, the newest head that we hold of its person's present chain.
+        """
+        advanced = {s: feeds[self.tag, s] for s in self._advanced if (self.tag, s) in feeds}
+        advanced = {s: feed for s, feed in advanced.items() if feed.highest and feed.last_id}
+        reports: list[FeedReport] = []
+        size = 0
+        for session_id in sorted(advanced, key=lambda s: -advanced[s].updated_ms):
+            report = advanced[session_id].report(held(session_id))
+            size += len(report.serialize())
+            if size > Ack.ROOM_FOR_FEEDS:
+                break
+            reports.append(report)
+        self._advanced = advanced.keys() - {report.session_id for report in reports}
+        self._is_ack_due = bool(self._advanced)
+        self._ack_number += 1
+        self._next_ack_s = now_s + interval_s
+        return self._ack_number, tuple(reports)
+
+
+class _Owed(NamedTuple):
+    due_s: float
+    heads: list[Head]  # the newest first
+
+
+class Acks:
+    """One session's acks and witnesses, as they come and as they go out."""
+
+    def __init__(self, key: SigningKey, roster: Roster, heads: Heads) -> None:
+        """`key` is our SSK; the roster is the session's."""
+        our = roster.our
+        self._key = key
+        self._session_id = our.session_id
+        self._room_tag = our.room_tag
+        self._roster = roster
+        self._heads = heads
+        self._witnesses = OurWitnesses(our.session_id, our.chain_id, our.chain_key)
+        # By session_id of live members: the heads that we held when it joined.  What its acks say
+        # since may have replaced the very one that shows a chain was cut.
+        self._owed: dict[bytes, _Owed] = {}
+        self._said_rewritten: set[bytes] = set()  # session_ids of live members
+        self._keep_next_s = 0.0
+
+    # ----------------------------------------------------------------- who is there
+
+    def joined(self, bundle: Bundle, now_s: float) -> None:
+        """A member came, or was there when we came: it is owed what we hold of its person."""
+        if heads := self._heads.of(bundle.fingerprint):
+            due_s = now_s + _interval_s(self._members, 0.0, 1.0)
+            self._owed[bundle.session_id] = _Owed(due_s, heads)
+
+    def left(self, session_ids: Iterable[bytes]) -> None:
+        """Sessions are gone."""
+        for session_id in session_ids:
+            self._owed.pop(session_id, None)
+            self._said_rewritten.discard(session_id)
+            self._witnesses.left(session_id)
+
+    @property
+    def _members(self) -> int:
+        return len(self._roster.live) + 1
+
+    def holders(self) -> list[tuple[str, int]]:
+        """Who of those present holds which block of our chain, signed by us: name and index."""
+        highest: dict[str, int] = {}
+        for session_id, index in self._witnesses.holders().items():
+            name = self._roster.name(self._roster.live[session_id].fingerprint)
+            highest[name] = max(index, highest.get(name, 0))
+        return sorted(highest.items())
+
+    # ----------------------------------------------------------------- what comes
+
+    def take(
+        self,
+        ack: Ack,
+        author: Bundle,
+        conversation: Conversation | None,
+        feed: TheirFeed,
+        now: Moment,
+    ) -> Effects:
+        """An ack, whose signature is verified.
+
+        Args:
+            author: the live session that signed it.
+            conversation: of its tag, if we said anything there or got anything.
+            feed: that session's in this conversation.
+
+        Raises:
+            Dropped: it comes to nothing.
+        """
+        if ack.number <= feed.ack_number:
+            raise Dropped("duplicate")
+        try:
+            verify_ack_head(ack.head, author)
+        except BadSignature as exc:
+            raise Dropped("head of another chain") from exc
+        feed.ack_number = ack.number
+        effects = self._take_head(ack.head, author, now.ms)
+        if conversation is None:
+            return effects
+        if conversation.peer is None:
+            self._roster.saw_digest(ack.session_id, ack.digest, now.s)
+        reports = [r for r in ack.feeds if r.session_id == self._session_id]
+        ours = [r for r in reports if conversation.take_report(ack.session_id, r)]
+        if ours:
+            # They cover our session_id, and the number is new: the acker is running now.
+            self._roster.present.add(ack.session_id)
+        if ours == reports:
+            self._witnesses.take_ack(ack, author)
+        return effects
+
+    def _take_head(self, head: Head, author: Bundle, now_ms: int) -> Effects:
+        if self._heads.take(author.fingerprint, head, now_ms) is not Taken.CONFLICT:
+            return []
+        if author.session_id in self._said_rewritten:
+            return []
+        self._said_rewritten.add(author.session_id)
+        name = self._roster.name(author.fingerprint)
+        return [
+            alert(
+                f"the chain of {name} was rewritten: {name} signed two different blocks "
+                f"{head.index}; what you got from {name} stands on your own chain as it was"
+            )
+        ]
+
+    def take_witness(self, witness: Witness, author: Bundle) -> Effects:
+        """A head of ours comes back, from the live session that signed this; whether our chain
+        still leads to it is its owner's to look up.
+
+        Raises:
+            Dropped: it comes to nothing.
+        """
+        if witness.recipient != self._session_id or witness.tag != self._room_tag:
+            raise Dropped("misdirected")
+        if not self._witnesses.is_expected(witness):
+            raise Dropped("witness once more")
+        try:
+            self._witnesses.take_witness(witness)
+        except BadSignature as exc:
+            raise Dropped("head that is not ours") from exc
+        name = self._roster.name(author.fingerprint)
+        return [Witnessed(witness.head, name, evidence(author, witness))]
+
+    # ----------------------------------------------------------------- what goes out
+
+    def due(
+        self,
+        conversations: Iterable[Conversation],
+        feeds: Mapping[tuple[bytes, bytes], TheirFeed],
+        now: Moment,
+        head: Head,
+        *,
+        at_once: bool,
+    ) -> Effects:
+        """The acks and witnesses that are due, and before them what we learned for the disk.
+
+        Args:
+            feeds: of others, by (tag, session_id).
+            head: our chain's, with all on disk that an ack may report.
+            at_once: acks that are owed do not wait for their interval.
+        """
+        acks: Effects = []
+        for conversation in conversations:
+            if conversation.is_due(now.s, at_once=at_once) and self._is_heard(conversation):
+                ack = self._ack(conversation, feeds, now.s, head)
+                acks += conversation.transmit(ack.serialize(), self._roster)
+        if acks:
+            self._witnesses.carry(head)
+        kept = self.keep(now.s, at_once=at_once or bool(acks))
+        return [*kept, *acks, *self._handed_back(now.s)]
+
+    def _is_heard(self, conversation: Conversation) -> bool:
+        return not conversation.peer or bool(self._roster.sessions_of(conversation.peer))
+
+    def _ack(
+        self,
+        conversation: Conversation,
+        feeds: Mapping[tuple[bytes, bytes], TheirFeed],
+        now_s: float,
+        head: Head,
+    ) -> Ack:
+        interval_s = _interval_s(self._members, 0.75, 1.25)
+        number, reports = conversation.next_ack(feeds, self._held_of, now_s, interval_s)
+        digest = self._roster.digest() if conversation.peer is None else bytes(32)
+        return Ack.create(
+            self._key, self._session_id, conversation.tag, number, digest, reports, head
+        )
+
+    def _held_of(self, session_id: bytes) -> Head | None:
+        bundle = self._roster.live.get(session_id)
+        return self._heads.get(bundle.fingerprint, bundle.chain_id) if bundle else None
+
+    def keep(self, now_s: float, *, at_once: bool) -> Effects:
+        """What we learned of heads: on disk before our next ack, and soon if there is none."""
+        if not at_once and now_s < self._keep_next_s:
+            return []
+        self._keep_next_s = now_s + _KEEP_EVERY_S
+        return [Remember(row) for row in (*self._heads.unkept(), *self._witnesses.unkept())]
+
+    def _handed_back(self, now_s: float) -> Effects:
+        """The heads whose time has come, to whom they are of."""
+        effects: Effects = []
+        for session_id in [s for s, owed in self._owed.items() if now_s >= owed.due_s]:
+            for head in self._owed.pop(session_id).heads:
+                witness = Witness.create(
+                    self._key, self._session_id, self._room_tag, session_id, head
+                )
+                effects.append(Transmit(Direct(session_id, witness.serialize()).serialize()))
+        return effects
