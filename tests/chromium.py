@@ -6,7 +6,7 @@
         assert page.complaints == []
 
 No driver and no WebSocket library: `--remote-debugging-pipe` speaks JSON that ends in a zero byte,
-on file descriptors 3 and 4.  One launch takes a second or two, so let a test do all it needs in one.
+on file descriptors 3 and 4.  A launch takes a second or two, so let a test do all it needs in one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -38,6 +39,21 @@ _FLAGS = (
     "--hide-scrollbars",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
+_COMPLAINTS = (
+    "Log.entryAdded",
+    "Runtime.consoleAPICalled",
+    "Runtime.exceptionThrown",
+    "Audits.issueAdded",
+    "Page.javascriptDialogOpening",
+)
+# Above 4 first, so that neither end is where the other one goes.
+_MOVE_ENDS = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD_CLOEXEC, 5) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium() -> str | None:
@@ -54,10 +70,9 @@ class Chromium:
         self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         commands, self._to = os.pipe()
         self._from, answers = os.pipe()
+        chromium = (program, *_FLAGS, f"--user-data-dir={self._home.name}")
         self._process = subprocess.Popen(
-            # The shell moves our two ends to the numbers that Chromium expects.
-            ["/bin/sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", program, *_FLAGS]
-            + [f"--user-data-dir={self._home.name}"],
+            [sys.executable, "-ISc", _MOVE_ENDS, str(commands), str(answers), *chromium],
             pass_fds=(commands, answers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -143,10 +158,9 @@ class Page:
         return self._browser.call(method, self._session, **params)
 
     def evaluate(self, expression: str) -> Any:
-        """What a JavaScript expression is here.  It is ours, so the page's policy does not count."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"][
-            "value"
-        ]
+        """What a JavaScript expression is here.  The page's policy does not count for it."""
+        done = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return done["result"]["value"]
 
     def resize(self, width: int, height: int, *, scale: float = 1) -> None:
         """The window's size in CSS pixels, and how many real ones each of them has."""
@@ -179,6 +193,4 @@ class Page:
     @property
     def complaints(self) -> list[str]:
         """Whatever would be red or yellow in the console: errors, warnings, policy violations."""
-        kinds = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-        kinds += ("Audits.issueAdded", "Page.javascriptDialogOpening")
-        return [str(event) for event in self._browser.events if event["method"] in kinds]
+        return [str(event) for event in self._browser.events if event["method"] in _COMPLAINTS]
