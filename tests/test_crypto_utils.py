@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -1087,6 +1088,40 @@ def test_public_keys_that_are_none_cannot_be_made(
 ) -> None:
     with pytest.raises(BadKey):
         replace(keystore.public, **fields)
+
+
+def test_the_document_says_where_each_field_of_a_locked_keystore_is(locked: Keystore) -> None:
+    document = (reference.PATH.parents[2] / "docs" / "PROFILE.md").read_text("utf-8")
+    section = document.split("## 2. ")[1].split("## 3. ")[0]
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", section, re.MULTILINE)
+    at = {field: int(start) for start, field in rows}
+    spki, chain_key = locked.identity.spki, locked.chain_signing_key.public
+    fields = {
+        "magic[4]": b"CRK1",
+        "kdf u8": b"\1",
+        "memory u32": (64).to_bytes(4, "big"),
+        "iterations u32": b"\0\0\0\1",
+        "lanes u8": b"\1",
+        "salt[16]": None,
+        "IK SPKI (u16 length)": len(spki).to_bytes(2, "big") + spki,
+        "CSK public[32]": chain_key,
+        "chain_id[16]": locked.chain_id,
+        "sealed (u16 length)": None,
+    }
+    assert list(at) == list(fields)
+    data = locked.serialize()
+    for field, value in fields.items():
+        assert value is None or data[at[field] :].startswith(value)
+    sealed = at["sealed (u16 length)"]
+    assert sealed + 2 + int.from_bytes(data[sealed : sealed + 2], "big") + 32 == len(data)
+    assert f"the {sealed} bytes before" in section
+
+
+def test_the_document_says_what_a_passphrase_costs() -> None:
+    document = (reference.PATH.parents[2] / "docs" / "PROFILE.md").read_text("utf-8")
+    costs = zip(crypto_utils._LEAST_COST, crypto_utils._MOST_COST, strict=True)
+    for least, most in costs:
+        assert f"{least} is written, {least} to {most} are read" in document
 
 
 # --------------------------------------------------------------------------------------------------
