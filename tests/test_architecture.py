@@ -31,6 +31,7 @@ FLOORS = {
     "chat_settings": 3,
     "chat_profile": 3,
     "chat_passphrase": 3,
+    "chat_proof": 3,
     "chat_fanout": 4,
     "chat_members": 4,
     "chat_daemon": 4,
