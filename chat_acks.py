@@ -260,8 +260,8 @@ class Acks:
         name = self._roster.name(author.fingerprint)
         return [
             alert(
-                f"the chain of {name} was rewritten: {name} signed two different blocks "
-                f"{head.index}; what you got from {name} stands on your own chain as it was"
+                f"{name}'s chain was rewritten: {name} signed two different blocks {head.index}; "
+                f"what you got from {name} stands on your own chain as it was"
             )
         ]
 
@@ -305,11 +305,15 @@ class Acks:
         for conversation in conversations:
             if conversation.is_due(now.s, at_once=at_once) and self._is_heard(conversation):
                 ack = self._ack(conversation, feeds, now.s, head)
+                # Who has this receipt may leave, and should know before what we hold of it.
+                for report in ack.feeds:
+                    acks += self._hand_back(report.session_id)
                 acks += conversation.transmit(ack.serialize(), self._roster)
-        if acks:
-            self._witnesses.carry(head)
-        kept = self.keep(now.s, at_once=at_once or bool(acks))
-        return [*kept, *acks, *self._handed_back(now.s)]
+                self._witnesses.carry(head)
+        witnesses: Effects = []
+        for session_id in [s for s, owed in self._owed.items() if now.s >= owed.due_s]:
+            witnesses += self._hand_back(session_id)
+        return [*self.keep(now.s, at_once=at_once or bool(acks)), *acks, *witnesses]
 
     def _is_heard(self, conversation: Conversation) -> bool:
         return not conversation.peer or bool(self._roster.sessions_of(conversation.peer))
@@ -339,13 +343,10 @@ class Acks:
         self._keep_next_s = now_s + _KEEP_EVERY_S
         return [Remember(row) for row in (*self._heads.unkept(), *self._witnesses.unkept())]
 
-    def _handed_back(self, now_s: float) -> Effects:
-        """The heads whose time has come, to whom they are of."""
+    def _hand_back(self, session_id: bytes) -> Effects:
+        """The heads that we owe it, if any still."""
         effects: Effects = []
-        for session_id in [s for s, owed in self._owed.items() if now_s >= owed.due_s]:
-            for head in self._owed.pop(session_id).heads:
-                witness = Witness.create(
-                    self._key, self._session_id, self._room_tag, session_id, head
-                )
-                effects.append(Transmit(Direct(session_id, witness.serialize()).serialize()))
+        for head in self._owed.pop(session_id, _Owed(0.0, [])).heads:
+            witness = Witness.create(self._key, self._session_id, self._room_tag, session_id, head)
+            effects.append(Transmit(Direct(session_id, witness.serialize()).serialize()))
         return effects

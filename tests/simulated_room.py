@@ -135,7 +135,8 @@ class SimulatedMember:
     ) -> None:
         self.room = room
         self.name = name
-        self.chain: list[Draft] = []
+        self.height = room.heights.get(name, 0)  # of the chain when this run began
+        self.chain: list[Draft] = []  # what it appended
         self.appended_ms: list[int] = []  # when, for each of the chain
         self.lines: list[Line] = []
         self.effects: list[Effect] = []
@@ -178,6 +179,7 @@ class SimulatedMember:
         self.effects += effects
         self.chain += [e.draft for e in effects if isinstance(e, Append)]
         self.appended_ms += [self.room.now.ms] * (len(self.chain) - len(self.appended_ms))
+        self.room.heights[self.name] = self.height + len(self.chain)
         for effect in effects:
             match effect:
                 case Transmit(frame):
@@ -211,9 +213,9 @@ class SimulatedMember:
                     pass
 
     def head(self) -> Head:
-        """Of the list that stands for a chain."""
+        """Of the list that stands for a chain, and of the earlier runs that it follows."""
         digest = hashlib.sha256(b"".join(draft.record for draft in self.chain)).digest()
-        return signed_head(self.name, len(self.chain), digest)
+        return signed_head(self.name, self.height + len(self.chain), digest)
 
     def asks(self, command: str) -> list[str]:
         """The notices that answer a typed command."""
@@ -301,6 +303,7 @@ class SimulatedRoom:
         self.members: list[SimulatedMember] = []  # whom the relay lets hear each other
         self.connected: list[SimulatedMember] = []
         self.joins: dict[str, int] = {}
+        self.heights: dict[str, int] = {}  # by name: blocks on the chain
         self.captured: list[bytes] = []  # every frame that the relay saw
         self.tamper: Tamper | None = None
         self.is_slow = False  # frames are on their way until `arrive`

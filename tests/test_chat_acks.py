@@ -1,0 +1,609 @@
+"""Acks that carry heads, and witnesses that hand them back, in a room that is a list.
+
+Attacks are here: heads that are forged or of another chain, claims, replays, floods, copies.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+from simulated_room import (
+    LOBBY,
+    SimulatedMember,
+    SimulatedRoom,
+    keystore,
+    payload_of,
+    signed_head,
+)
+
+import chat_acks
+from blockchain import Head
+from chat_acks import Conversation, Dropped
+from chat_effects import Remember, Transmit, Witnessed
+from chat_feeds import OurFeed
+from chat_messages import Ack, Bundle, FeedReport, Message, Witness, parse_payload
+from chat_wire import Broadcast, Direct, Frame, Reader
+from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS, Heads, evidence
+from crypto_utils import SigningKey, pair_tag
+
+
+def fingerprint(name: str) -> bytes:
+    return keystore(name).identity.fingerprint
+
+
+def held(member: SimulatedMember, name: str) -> list[Head]:
+    """What `member` has on disk of that person's chains."""
+    return member.heads.of(fingerprint(name))
+
+
+def acks_kept(member: SimulatedMember) -> dict[bytes, bytes]:
+    return {key: row for (table, key), row in member.remembered.items() if table == ACKS_TABLE}
+
+
+def reports_of(member: SimulatedMember, whom: SimulatedMember) -> list[FeedReport]:
+    """What its acks said of that member's feeds."""
+    reports = [r for ack in member.payloads(Ack) for r in ack.feeds]
+    return [r for r in reports if r.session_id == whom.session_id]
+
+
+_NUMBERS = count(1000)
+
+
+def ack_of(member: SimulatedMember, head: Head, *reports: FeedReport) -> bytes:
+    """An ack that `member` signs, as a frame; each has a higher number than the one before."""
+    fields = (LOBBY.tag, next(_NUMBERS), bytes(32), reports, head)
+    ack = Ack.create(member.session._key, member.session_id, *fields)
+    return Broadcast(ack.serialize()).serialize()
+
+
+def witness_of(
+    member: SimulatedMember, to: SimulatedMember, head: Head, tag: bytes = LOBBY.tag
+) -> bytes:
+    """A witness that `member` signs, as a frame."""
+    made = Witness.create(member.session._key, member.session_id, tag, to.session_id, head)
+    return Direct(to.session_id, made.serialize()).serialize()
+
+
+def restored(room: SimulatedRoom, member: SimulatedMember, height: int) -> SimulatedMember:
+    """Its client again, from a copy of its folder that had so many blocks."""
+    room.crash(member)
+    room.heights[member.name] = height
+    return room.join(member.name)
+
+
+@pytest.fixture
+def room() -> SimulatedRoom:
+    return SimulatedRoom()
+
+
+@pytest.fixture
+def alice(room: SimulatedRoom) -> SimulatedMember:
+    return room.join("alice")
+
+
+@pytest.fixture
+def bob(room: SimulatedRoom, alice: SimulatedMember) -> SimulatedMember:
+    return room.join("bob")
+
+
+# --------------------------------------------------------------------------------------------------
+# learning heads
+
+
+def test_members_hold_the_head_that_contains_what_was_said_last(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    for word in ("one", "two"):
+        alice.types(word)
+        room.passes(5)
+        assert held(bob, "alice") == [alice.head()]
+    assert held(alice, "bob") == [bob.head()]
+    assert alice.payloads(Ack)[-1].feeds == ()  # nothing of others to report: it is for the head
+
+
+def test_head_of_somebody_who_leaves_at_once_is_held_too(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """As a script does that says one line."""
+    room.passes(5)
+    alice.types("done")
+    alice.types("/quit")
+    room.passes(1, step=0.1)
+    assert alice.exit_code == 0
+    room.passes(3)
+    assert held(bob, "alice") == [alice.head()]
+
+
+def test_head_comes_with_private_messages_to_the_one_they_are_for(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    carol = room.join("carol")
+    room.passes(5)
+    before = held(carol, "alice")
+    alice.types("/msg bob psst")
+    room.passes(5)
+    assert held(bob, "alice") == [alice.head()]
+    assert held(carol, "alice") == before
+
+
+def test_quiet_room_stays_silent_whatever_heads_do(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """A head alone never causes an ack, else acks would answer acks for ever."""
+    alice.types("hello")
+    room.passes(10)
+    before = len(room.captured)
+    alice.types("/ignore bob")  # a block of alice's, for nobody else
+    room.passes(30)
+    assert len(room.captured) == before
+
+
+def test_what_was_learned_is_on_disk_before_the_ack_that_says_so(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    on_disk: set[tuple[int, bytes]] = set()
+    for _ in range(6):
+        alice.types("x")
+        room.passes(2)
+    said = 0
+    for effect in bob.effects:
+        match effect:
+            case Remember(row) if row.table == HEADS_TABLE:
+                on_disk.add((int.from_bytes(row.value[:8], "big"), row.value[8:40]))
+            case Transmit(frame) if isinstance(payload := payload_of(frame), Ack):
+                for report in payload.feeds:
+                    said += report.is_witness
+                    known = (report.witnessed_index, report.witnessed_hash)
+                    assert not report.is_witness or known in on_disk
+    assert said >= 3
+
+
+def test_what_was_learned_is_on_disk_soon_even_if_no_ack_is_due(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.passes(5)
+    head = signed_head("alice", 50, b"h" * 32)
+    bob.hears(ack_of(alice, head))
+    acks = len(bob.payloads(Ack))
+    assert held(bob, "alice") != [head]
+    room.passes(2.5)
+    assert held(bob, "alice") == [head]
+    assert len(bob.payloads(Ack)) == acks
+    later = signed_head("alice", 51, b"i" * 32)
+    bob.hears(ack_of(alice, later))
+    room.disconnect(bob)
+    assert held(bob, "alice") == [later]
+
+
+def test_heads_that_come_often_are_written_together(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.passes(5)
+    before = sum(isinstance(e, Remember) for e in bob.effects)
+    for index in range(50, 90):
+        bob.hears(ack_of(alice, signed_head("alice", index, b"h" * 32)))
+    room.passes(3)
+    assert sum(isinstance(e, Remember) for e in bob.effects) == before + 1
+
+
+def test_next_run_holds_what_this_one_learned(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("hello")
+    room.passes(5)
+    room.crash(bob)
+    again = room.join("bob", bob.memory, heads=bob.heads)
+    alice.types("again")
+    room.tick()
+    (known,) = held(bob, "alice")
+    report = reports_of(again, alice)[0]
+    assert (report.witnessed_index, report.witnessed_hash) == (known.index, known.hash)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        pytest.param(lambda good: Head(good.chain_id, 99, good.hash, good.signature), id="index"),
+        pytest.param(
+            lambda good: Head(good.chain_id, good.index, b"x" * 32, good.signature), id="hash"
+        ),
+        pytest.param(lambda good: signed_head("bob", 99, good.hash), id="of bob's chain"),
+        pytest.param(
+            lambda good: signed_head("bob", 99, good.hash, good.chain_id), id="signed by bob"
+        ),
+        pytest.param(
+            lambda good: signed_head("alice", 99, good.hash, b"another chain id"),
+            id="of another chain than in her bundle",
+        ),
+        pytest.param(lambda good: Head(good.chain_id, 99, bytes(32), bytes(64)), id="unsigned"),
+    ],
+)
+def test_ack_whose_head_its_sender_did_not_sign_for_that_chain_is_dropped(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, forge: Any
+) -> None:
+    bob.types("hello")
+    room.passes(5)
+    known, seen = held(bob, "alice"), acks_kept(bob)
+    receipt = FeedReport(bob.session_id, bob.entries[-1].seq, bob.entries[-1].entry_id)
+    bob.hears(ack_of(alice, forge(alice.head()), receipt))
+    room.passes(5)
+    assert bob.counts == {"head of another chain": 1}
+    assert (held(bob, "alice"), acks_kept(bob)) == (known, seen)
+    assert bob.alerts == []
+
+
+# --------------------------------------------------------------------------------------------------
+# copies and rewritten chains
+
+
+def test_restored_copy_never_lowers_what_is_held_and_is_no_alarm_to_others(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    for word in ("one", "two", "three"):
+        alice.types(word)
+        room.passes(5)
+    newest = alice.head()
+    again = restored(room, alice, 2)
+    room.passes(5)
+    assert again.payloads(Ack)[0].head == again.head()
+    assert again.head().index < newest.index
+    assert held(bob, "alice") == [newest]
+    assert bob.alerts == []
+
+
+def test_restored_copy_is_told_what_it_signed_before_its_first_receipt(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """A script leaves with its last receipt; it should know by then."""
+    for word in ("one", "two", "three"):
+        alice.types(word)
+        room.passes(5)
+    newest = alice.head()
+    again = restored(room, alice, 2)
+    again.types("a line")
+    again.types("/quit")
+    room.passes(3, step=0.1)
+    assert again.exit_code == 0
+    assert [w.head for w in again.witnessed] == [newest]
+
+
+def test_restored_copy_that_soon_is_longer_again_is_told_all_the_same(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("one")
+    room.passes(5)
+    newest = alice.head()
+    again = restored(room, alice, newest.index - 1)
+    for word in range(9):
+        again.types(str(word))
+    room.passes(5)
+    assert held(bob, "alice") == [again.head()]  # a longer one, as far as bob can tell
+    assert [w.head for w in again.witnessed] == [newest]
+
+
+def test_two_signed_blocks_at_one_index_are_said_once_a_session_and_the_first_is_held(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("hello")
+    room.passes(5)
+    first = alice.head()
+    other = signed_head("alice", first.index, b"x" * 32)
+    name = bob.session._roster.name(fingerprint("alice"))
+    bob.hears(ack_of(alice, other), ack_of(alice, other))
+    (said,) = bob.alerts
+    assert said == (
+        f"{name}'s chain was rewritten: {name} signed two different blocks {first.index}; "
+        f"what you got from {name} stands on your own chain as it was"
+    )
+    room.passes(5)
+    assert held(bob, "alice") == [first]
+    assert bob.counts == {}
+
+
+def test_lower_head_is_never_an_alarm(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("hello")
+    room.passes(5)
+    for index in (2, 1, 0):
+        bob.hears(ack_of(alice, signed_head("alice", index, b"x" * 32)))
+    assert bob.alerts == []
+    assert bob.counts == {}
+
+
+# --------------------------------------------------------------------------------------------------
+# handing back
+
+
+def test_who_joins_again_is_handed_its_head_once_by_each_who_holds_it(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.join("carol")
+    alice.types("hello")
+    room.passes(5)
+    newest = alice.head()
+    room.crash(alice)
+    again = room.join("alice")
+    room.passes(30)
+    assert [w.head for w in again.witnessed] == [newest] * 2
+    assert sorted(w.name[:5] for w in again.witnessed) == [
+        "bob#" + fingerprint("bob").hex()[:1],
+        "carol",
+    ]
+    assert again.counts == {}
+    for told in again.witnessed:
+        r = Reader(told.raw)
+        bundle, payload = Bundle.parse(r.prefixed(), LOBBY), parse_payload(r.rest())
+        assert isinstance(payload, Witness)
+        payload.verify(bundle.session_key)
+        assert (payload.head, payload.recipient) == (newest, again.session_id)
+
+
+def test_who_was_there_when_we_came_back_is_handed_its_head_too(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("hello")
+    room.passes(5)
+    room.crash(bob)
+    room.crash(alice)
+    again = room.join("alice")
+    back = room.join("bob", bob.memory, heads=bob.heads)
+    room.passes(5)
+    assert [w.head for w in again.witnessed] == held(bob, "alice")
+    assert len(back.payloads(Witness)) == 1
+
+
+def test_nobody_is_handed_anything_whom_we_know_nothing_of(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("hello")
+    room.passes(10)
+    assert not alice.payloads(Witness) + bob.payloads(Witness)
+
+
+def test_heads_of_all_chains_of_a_person_are_handed_back_eight_at_most(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    """Each under the CSK that they were signed by, whatever became of the chain."""
+    heads = Heads()
+    chains = [bytes((n,)) * 16 for n in range(1, 10)]
+    signed = [signed_head("alice", 5, b"h" * 32, chain_id) for chain_id in chains]
+    for now_ms, head in enumerate(signed):
+        heads.take(fingerprint("alice"), head, now_ms)
+    room.join("bob", heads=heads)
+    room.passes(3)
+    assert [w.head for w in alice.witnessed] == signed[:0:-1]
+    assert len(alice.witnessed) == MAX_CHAINS
+
+
+def test_handing_back_is_spread_over_the_time_that_the_room_is_large(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    """0 to max(2 s, 100 ms × members), for each member anew."""
+    heads, spread = Heads(), []
+    heads.take(fingerprint("carol"), signed_head("carol", 5, b"h" * 32), 0)
+    acks = chat_acks.Acks(alice.session._key, alice.session._roster, heads)
+    carol = Bundle.parse(SimulatedMember(room, "carol").session._our.raw, LOBBY)
+    for _ in range(300):
+        acks.joined(carol, 100.0)
+        spread.append(acks._owed[carol.session_id].due_s - 100.0)
+    assert 0 <= min(spread) < 0.2
+    assert 1.8 < max(spread) <= 2.0
+    alice.session._roster.live.update((bytes((n,)) * 16, carol) for n in range(59))
+    spread = []
+    for _ in range(300):
+        acks.joined(carol, 100.0)
+        spread.append(acks._owed[carol.session_id].due_s - 100.0)
+    assert 0 <= min(spread) < 0.6
+    assert 5.4 < max(spread) <= 6.0
+
+
+def test_who_left_before_it_was_due_is_handed_nothing_and_owed_nothing(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("hello")
+    room.passes(5)
+    room.crash(alice)
+    again = room.join("alice")
+    room.crash(again)
+    room.passes(5)
+    assert bob.payloads(Witness) == []
+    assert bob.session._acks._owed == {}
+    room.join("alice")
+    room.disconnect(bob)
+    assert bob.session._acks._owed == {}
+
+
+# --------------------------------------------------------------------------------------------------
+# what an owner believes
+
+
+def test_witness_of_a_head_that_we_did_not_sign_is_dropped(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.passes(5)
+    for forged in (
+        Head(keystore("alice").chain_id, 99, b"x" * 32, bytes(64)),
+        signed_head("bob", 99, b"x" * 32),
+        signed_head("bob", 99, b"x" * 32, b"somebody's chain"),
+    ):
+        alice.hears(witness_of(bob, alice, forged))
+    assert alice.witnessed == []
+    assert alice.counts == {"head that is not ours": 3}
+    assert alice.session.holders() == []
+
+
+def test_witness_of_an_earlier_run_proves_nothing_to_this_one(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """A relay repeats it, as it was and to the new session, which it was not signed for."""
+    room.passes(5)
+    old = witness_of(bob, alice, signed_head("alice", 99, b"x" * 32))
+    payload = Direct.parse(Frame(old).body).payload
+    room.crash(alice)
+    again = room.join("alice")
+    again.hears(old, Direct(again.session_id, payload).serialize())
+    assert again.witnessed == []
+    assert again.counts == {"misdirected": 2}
+
+
+def test_witness_altered_or_in_anothers_name_is_dropped(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.passes(5)
+    head = signed_head("alice", 99, b"x" * 32)
+    good = witness_of(bob, alice, head)
+    altered = good[:-1] + bytes((good[-1] ^ 1,))
+    stranger = Witness.create(
+        SigningKey.generate(), bob.session_id, LOBBY.tag, alice.session_id, head
+    )
+    alice.hears(altered, Direct(alice.session_id, stranger.serialize()).serialize())
+    assert alice.counts == {"bad signature": 2}
+    private = pair_tag(LOBBY, fingerprint("alice"), fingerprint("bob"))
+    alice.hears(witness_of(bob, alice, head, private))
+    alice.hears(Broadcast(Direct.parse(Frame(good).body).payload).serialize())
+    assert alice.counts == {"bad signature": 2, "misdirected": 1, "came the wrong way": 1}
+    assert alice.witnessed == []
+    alice.hears(good)
+    assert [w.head for w in alice.witnessed] == [head]
+
+
+def test_flood_of_witnesses_is_at_most_one_for_each_chain_and_eight_a_session(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.passes(5)
+    once = signed_head("alice", 99, b"x" * 32)
+    alice.hears(*[witness_of(bob, alice, once)] * 5)
+    alice.hears(witness_of(bob, alice, signed_head("alice", 100, b"y" * 32)))
+    assert [w.head for w in alice.witnessed] == [once]
+    for n in range(20):
+        alice.hears(witness_of(bob, alice, signed_head("alice", 9, b"x" * 32, bytes((n,)) * 16)))
+    assert len(alice.witnessed) == MAX_CHAINS
+    assert alice.counts == {"witness once more": 5 + 20 - (MAX_CHAINS - 1)}
+
+
+def test_witness_effect_is_all_that_the_session_does(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """Whether the chain still leads there is for its owner to look up, and to say."""
+    room.passes(5)
+    effects = alice.hears(witness_of(bob, alice, signed_head("alice", 99, b"x" * 32)))
+    assert [type(effect) for effect in effects] == [Witnessed]
+    assert alice.alerts == []
+
+
+# --------------------------------------------------------------------------------------------------
+# evidence and holders
+
+
+def test_newest_ack_of_each_member_is_kept_and_proves_itself(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    carol = room.join("carol")
+    for word in ("one", "two"):
+        alice.types(word)
+        room.passes(5)
+    kept = acks_kept(alice)
+    place = alice.session_id + LOBBY.tag
+    assert kept.keys() == {place + bob.session_id, place + carol.session_id}
+    for member in (bob, carol):
+        newest = [a for a in member.payloads(Ack) if a.feeds][-1]
+        bundle = Bundle.parse(member.bundle, LOBBY)
+        assert kept[place + member.session_id] == evidence(bundle, newest)
+        (report,) = newest.feeds
+        assert report.entry_id == alice.entries[-1].entry_id
+        assert report.is_witness
+
+
+def test_private_receipts_are_evidence_too(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("/msg bob psst")
+    room.passes(5)
+    tag = pair_tag(LOBBY, fingerprint("alice"), fingerprint("bob"))
+    assert acks_kept(alice).keys() == {alice.session_id + tag + bob.session_id}
+
+
+def test_ack_that_claims_a_head_we_never_signed_is_a_receipt_and_no_evidence(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.tamper = lambda sender, to, data: [] if isinstance(payload_of(data), Ack) else [data]
+    alice.types("hello")
+    entry = alice.entries[-1]
+    claim = FeedReport(alice.session_id, entry.seq, entry.entry_id, (), 900, b"x" * 32)
+    alice.hears(ack_of(bob, bob.head(), claim))
+    room.passes(5)
+    assert "delivered to 1 of 1" in str(alice.asks("/status"))
+    assert acks_kept(alice) == {}
+    assert alice.session.holders() == []
+    assert alice.alerts == []
+    assert alice.counts == {}
+
+
+def test_holders_are_who_is_here_and_the_highest_that_each_said(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    assert alice.session.holders() == []
+    carol = room.join("carol")
+    alice.types("one")
+    room.passes(5)
+    alice.types("two")
+    room.passes(5)
+    holders = dict(alice.session.holders())
+    names = {m: alice.session._roster.name(fingerprint(m.name)) for m in (bob, carol)}
+    assert holders.keys() == {*names.values()}
+    for member, name in names.items():
+        assert holders[name] == reports_of(member, alice)[-1].witnessed_index
+    assert all(1 <= index <= alice.head().index for index in holders.values())
+    room.crash(carol)
+    assert dict(alice.session.holders()).keys() == {names[bob]}
+    alice.hears(witness_of(bob, alice, alice.head()))
+    assert alice.session.holders() == [(names[bob], alice.head().index)]
+    room.disconnect(alice)
+    assert alice.session.holders() == []
+
+
+def test_person_with_two_sessions_holds_the_higher_of_both(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.passes(5)
+    twin = room.join("bob")
+    for member, index in ((bob, 5), (twin, 3)):
+        alice.hears(witness_of(member, alice, signed_head("alice", index, b"h" * 32)))
+    assert [index for _, index in alice.session.holders()] == [5]
+
+
+def test_no_member_that_comes_and_goes_leaves_anything_behind(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    for _ in range(12):
+        bob = room.join("bob")
+        alice.types("x")
+        alice.hears(witness_of(bob, alice, alice.head()))
+        room.passes(2.5)
+        room.crash(bob)
+    acks = alice.session._acks
+    assert (acks._owed, acks._said_rewritten) == ({}, set())
+    assert (acks._witnesses._holds, acks._witnesses._came) == ({}, {})
+    assert len(acks_kept(alice)) <= 1
+    assert len(held(alice, "bob")) == 1
+
+
+# --------------------------------------------------------------------------------------------------
+# a conversation's own books
+
+
+def test_echo_that_nobody_awaits_or_that_differs_is_said_to_be_none() -> None:
+    ours = OurFeed(LOBBY.tag, b"s" * 16, SigningKey.generate(), LOBBY.mix)
+    conversation = Conversation(ours, None)
+    message = Message(b"s" * 16, LOBBY.tag, 1, 0, bytes(284))
+    conversation.sent(message, b"frame", 1)
+    assert conversation.unsent() == 1
+    with pytest.raises(Dropped, match="altered echo"):
+        conversation.take_echo(message, b"other")
+    conversation.take_echo(message, b"frame")
+    assert conversation.unsent() == 0
+    with pytest.raises(Dropped, match="duplicate"):
+        conversation.take_echo(message, b"frame")
