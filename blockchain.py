@@ -537,9 +537,9 @@ class Blockchain:
         with self._transaction():
             draft = Draft(BlockType.FORGET, kept, bytes(32), index)
             forget = self._insert(self._sealed(draft, now_ms))
-            # Of the same size, so that SQLite overwrites the bytes where they are.  A shorter body
-            # would make it move other rows between pages, and what it leaves behind of those in a
-            # page's free space is not zeroed, so that they could not be erased later.
+            # Of the same size, so that SQLite overwrites the bytes where they are.  Shorter bodies
+            # would make it move rows from page to page, and secure_delete does not promise to clean
+            # the places that they are moved from.
             self._db.execute(
                 "UPDATE blocks SET body = zeroblob(length(body)) WHERE idx = ?", (index,)
             )
@@ -872,11 +872,9 @@ class _Forgotten:
         wanted = "WHERE idx > ? AND substr(header, 1, 5) = ? ORDER BY idx"
         forget = _MAGIC + bytes((BlockType.FORGET,))
         for row in self._chain._rows(wanted, self._read_to, forget):
-            try:
-                block = _parsed(row)
-            except Malformed:
+            if type(row[0]) is not int or not _is_whole(row):
                 continue
-            self._read_to = block.index
+            self._read_to, block = row[0], _parsed(row)
             if (
                 row[0] == block.index > block.refers_to
                 and block.refers_to not in self._found
