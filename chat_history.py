@@ -5,79 +5,147 @@ know: sockets, threads, flags, how blocks are stored or verified.
 
     for line in history(chain, 20): terminal.show(line)
     memory = recall(chain, room)
+
+A search decrypts every message there is, so what does not match is looked at as bytes; and only of
+who is shown the bundle is checked, which takes an RSA verification.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 from blockchain import Block, Blockchain, BlockType, StoreUnreadable
-from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory, Past, kept_of
 from chat_messages import AUDIENCE_ITEM_BYTES, Bundle, EntryKind, Event, EventKind, SignedEntry
 from chat_terminal import Kind, Line
-from chat_wire import WireError
-from crypto_utils import CryptoError, RoomSecret
+from chat_wire import Reader, WireError
+from crypto_utils import SIGNATURE_BYTES, CryptoError, RoomSecret, fingerprint
 
-__all__ = ["history", "recall"]
+__all__ = ["forget", "history", "read_past", "recall"]
+
+_T = TypeVar("_T")
+
+_Records = Iterator[tuple[int, bytes, bytes]]  # index, header, record in clear
 
 _TAG_DIGITS = 4
+_TYPE_AT, _TIME_AT = 4, 62  # in a header (CHAIN_FORMAT.md 2)
+# Of a signed entry (CHAIN_FORMAT.md 3): head ‖ salt ‖ text (u16 length) ‖ signature.
+_TEXT_AT = 146 + 16 + 2
+_BEYOND_TEXT_BYTES = _TEXT_AT + SIGNATURE_BYTES
+# Letters and signs that fold alone, whatever stands beside them, and then to their casefold():
+# Latin but for U+01F0, Cyrillic, kana, Han, Hangul, usual punctuation and emoji.
+_PLAIN = re.compile(
+    "[\\0-\u01ef\u01f1-\u02af\u0400-\u0482\u048a-\u052f\u2010-\u2027\u20ac\u3001-\u3029\u3041-\u3096"
+    "\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff5e\U0001f300-\U0001faff]*"
+)
+
+
+@dataclass
+class _Author:
+    """A session as its bundle introduces it, which is checked when it is first needed."""
+
+    index: int  # of its block
+    raw: bytes
+    room_tag: bytes
+    fingerprint: bytes
+    nick: str
+    is_checked: bool = False
+
+    @classmethod
+    def read(cls, index: int, raw: bytes) -> tuple[bytes, _Author]:
+        """With its session_id.  Raises WireError."""
+        r = Reader(raw)
+        r.version()
+        room_tag, spki, nick, session_id = r.fixed(16), r.prefixed(), r.prefixed(), r.fixed(16)
+        author = cls(index, raw, room_tag, fingerprint(spki), nick.decode("utf-8", "replace"))
+        return session_id, author
+
+    def check(self) -> None:
+        """Raises StoreUnreadable."""
+        if not self.is_checked:
+            with _of_block(self.index):
+                Bundle.parse(self.raw, None)
+            self.is_checked = True
 
 
 @dataclass(frozen=True)
 class _Said:
-    """A message and who is behind it; what they are called is known at the end of the chain."""
+    """A message and who is behind it."""
 
-    author: Bundle
+    index: int  # of the block
+    author: _Author
     text: str
     sent_ms: int
     is_private: bool
     peer: bytes | None  # whom our private message was for: the beginning of a fingerprint
 
 
-class _Reader:
-    """Goes through a chain once, in order, and knows at each block who is who."""
+class _People:
+    """Who is who, who is ignored and who the other in a pair is, at each block of a chain."""
 
-    def __init__(self) -> None:
-        self._bundles: dict[bytes, Bundle] = {}  # by session_id
-        self._peers: dict[bytes, bytes] = {}  # a pair's tag → the other's fingerprint prefix
-        self._memory = Memory()  # for whom we ignore
+    def __init__(self, records: _Records) -> None:
+        """Reads EVENT and CONTROL blocks, in order.  Raises StoreUnreadable."""
+        # Each as it changed: with the index of the block that says so.
+        self._sessions: dict[bytes, list[tuple[int, _Author]]] = defaultdict(list)
+        self._peers: dict[bytes, list[tuple[int, bytes]]] = defaultdict(list)  # by a pair's tag
+        self._ignored: dict[bytes, list[tuple[int, bool]]] = defaultdict(list)
+        self._names: dict[tuple[str, bytes], str] = {}  # as `_name` found them
+        for index, header, record in records:
+            with _of_block(index):
+                if header[_TYPE_AT] == BlockType.EVENT:
+                    self._read_event(index, Event.parse(record))
+                else:
+                    self._read_audience(index, record)
 
-    def read(self, block: Block, record: bytes) -> _Said | None:
-        """What this block is to a person, if anything.  Raises WireError, CryptoError."""
-        if block.type is BlockType.EVENT:
-            event = Event.parse(record)
-            if event.kind == EventKind.BUNDLE:
-                bundle = Bundle.parse(event.body, None)
-                self._bundles[bundle.session_id] = bundle
-            self._memory.read_event(event)
-            return None
+    def _read_event(self, index: int, event: Event) -> None:
+        if event.kind == EventKind.BUNDLE:
+            session_id, author = _Author.read(index, event.body)
+            self._sessions[session_id].append((index, author))
+        elif event.kind in (EventKind.IGNORE, EventKind.UNIGNORE):
+            is_ignored = event.kind == EventKind.IGNORE
+            self._ignored[event.body].append((index, is_ignored))
+
+    def _read_audience(self, index: int, record: bytes) -> None:
         entry = SignedEntry.parse(record).entry
-        author = self._bundles.get(entry.session_id)
-        if author is None:
-            return None
-        if block.type is BlockType.CONTROL:
-            size = AUDIENCE_ITEM_BYTES
-            audience = {entry.text[i : i + size] for i in range(0, len(entry.text), size)}
-            audience.discard(author.fingerprint[:size])
-            if len(audience) == 1:
-                self._peers[entry.tag] = audience.pop()
-        if entry.kind != EntryKind.CHAT:
-            return None
-        if block.type is BlockType.RECEIVED and author.fingerprint in self._memory.ignored:
-            return None
-        is_private = entry.tag != author.room_tag
-        peer = self._peers.get(entry.tag) if block.type is BlockType.SENT else None
-        return _Said(
-            author, entry.text.decode(), entry.sent_ms, is_private, peer if is_private else None
-        )
+        author = _at(self._sessions.get(entry.session_id), index)
+        if author is None or entry.tag == author.room_tag:
+            return
+        size = AUDIENCE_ITEM_BYTES
+        audience = {entry.text[i : i + size] for i in range(0, len(entry.text), size)}
+        audience.discard(author.fingerprint[:size])
+        if len(audience) == 1:
+            self._peers[entry.tag].append((index, audience.pop()))
 
-    def line(self, said: _Said) -> Line:
+    def read(self, index: int, kind: int, record: bytes) -> _Said | None:
+        """What a SENT or RECEIVED block is to a person, if anything.
+
+        Raises:
+            WireError: it holds no entry.
+            StoreUnreadable: its author's bundle does not hold.
+        """
+        entry = SignedEntry.parse(record).entry
+        author = _at(self._sessions.get(entry.session_id), index)
+        if author is None or entry.kind != EntryKind.CHAT:
+            return None
+        is_theirs = kind == BlockType.RECEIVED
+        if is_theirs and _at(self._ignored.get(author.fingerprint), index):
+            return None
+        author.check()
+        is_private = entry.tag != author.room_tag
+        peer = None if is_theirs or not is_private else _at(self._peers.get(entry.tag), index)
+        return _Said(index, author, entry.text.decode(), entry.sent_ms, is_private, peer)
+
+    def line(self, said: _Said, *, numbered: bool) -> Line:
         """As it is shown."""
-        label = self._name(said.author.nick, said.author.fingerprint)
+        label = f"[{said.index}] " if numbered else ""
+        label += self._name(said.author.nick, said.author.fingerprint)
         if said.peer is not None:
             label += f" (private to {self._name_of(said.peer)})"
         elif said.is_private:
@@ -86,84 +154,174 @@ class _Reader:
 
     def _name(self, nick: str, fingerprint: bytes) -> str:
         """nick#tag, the tag as long as it takes to differ from everybody else with that nick."""
+        if (known := self._names.get((nick, fingerprint))) is not None:
+            return known
         digits, size = fingerprint.hex(), _TAG_DIGITS
-        namesakes = {b.fingerprint.hex() for b in self._bundles.values() if b.nick == nick}
+        namesakes = {a.fingerprint.hex() for a in self._authors() if a.nick == nick}
         while size < len(digits) and any(
             other != digits and other.startswith(digits[:size]) for other in namesakes
         ):
             size += 1
-        return f"{nick}#{digits[:size]}"
+        name = self._names[nick, fingerprint] = f"{nick}#{digits[:size]}"
+        return name
 
     def _name_of(self, prefix: bytes) -> str:
-        for bundle in reversed(self._bundles.values()):
-            if bundle.fingerprint.startswith(prefix):
-                return self._name(bundle.nick, bundle.fingerprint)
+        known = [a for a in self._authors() if a.fingerprint.startswith(prefix)]
+        if known:
+            latest = max(known, key=lambda author: author.index)
+            return self._name(latest.nick, latest.fingerprint)
         return f"?#{prefix.hex()[:_TAG_DIGITS]}"
+
+    def _authors(self) -> Iterator[_Author]:
+        """Each session as it was last introduced."""
+        return (changes[-1][1] for changes in self._sessions.values())
+
+
+def _at(changes: list[tuple[int, _T]] | None, index: int) -> _T | None:
+    """What was in force when block `index` was written."""
+    return next((value for since, value in reversed(changes or []) if since < index), None)
+
+
+class _Search:
+    """Which records hold a text; as bytes, for that is all that most of them are needed for."""
+
+    def __init__(self, text: str) -> None:
+        self._folded = _folded(text)
+        self._ascii = self._folded.encode() if self._folded.isascii() else None
+
+    def may_match(self, record: bytes) -> bool:
+        """Whether the text holds what is looked for, or `record` needs a closer look anyway."""
+        size = len(record) - _BEYOND_TEXT_BYTES
+        if size < 0 or int.from_bytes(record[_TEXT_AT - 2 : _TEXT_AT], "big") != size:
+            return True
+        text = record[_TEXT_AT:-SIGNATURE_BYTES]
+        if text.isascii():  # then folding is lower case, and leaves it ASCII
+            return self._ascii is not None and self._ascii in text.lower()
+        try:
+            return self._folded in _folded(text.decode())
+        except UnicodeDecodeError:  # no chat, or none that could have been written
+            return True
 
 
 def history(
-    chain: Blockchain, count: int, find: str = "", *, before: int | None = None
+    chain: Blockchain,
+    count: int,
+    find: str = "",
+    *,
+    before: int | None = None,
+    numbered: bool = False,
 ) -> list[Line]:
     """The last `count` messages whose text holds `find` (upper and lower case alike), oldest first.
 
     Args:
         before: of a chain that was tampered with, the first block that is not to be relied on.
+        numbered: with `[17] ` before each name: the block, as /forget and /chain take it.
 
     Raises:
         StoreUnreadable: a block that cannot be decrypted, or holds no record.
     """
-    reader = _Reader()
-    found: deque[_Said] = deque(maxlen=count)
-    kinds = (BlockType.EVENT, BlockType.CONTROL, BlockType.SENT, BlockType.RECEIVED)
-    records = chain.records(*kinds)
-    for block, record in records if before is None else _below(before, records):
-        with _of_block(block):
-            said = reader.read(block, record)
-        if said is not None and (not find or _folded(find) in _folded(said.text)):
-            found.append(said)
-    return [reader.line(said) for said in found]
+    events, messages = (BlockType.EVENT, BlockType.CONTROL), (BlockType.SENT, BlockType.RECEIVED)
+    search = _Search(find) if find else None
+    if before is None:
+        people = _People(chain.scan(*events))
+        latest_first = chain.scan(*messages, newest_first=True)
+        found = list(islice(_said(latest_first, people, search), count))[::-1]
+    else:
+        people = _People(_below(before, chain.scan(*events)))
+        verified = _below(before, chain.scan(*messages))
+        found = list(deque(_said(verified, people, search), count))
+    return [people.line(said, numbered=numbered) for said in found]
 
 
-def _below(before: int, records: Iterator[tuple[Block, bytes]]) -> Iterator[tuple[Block, bytes]]:
+def _said(records: _Records, people: _People, search: _Search | None) -> Iterator[_Said]:
+    for index, header, record in records:
+        if search is None or search.may_match(record):
+            with _of_block(index):
+                said = people.read(index, header[_TYPE_AT], record)
+            if said is not None:
+                yield said
+
+
+def _below(before: int, records: _Records) -> _Records:
     """The verified part of a chain: what decrypts is as it was written, its index too."""
     last = -1
     with suppress(StoreUnreadable):  # the first that is not to be relied on, or one behind it
-        for block, record in records:
-            if not last < block.index < before:
+        for index, header, record in records:
+            if not last < index < before:
                 return
-            last = block.index
-            yield block, record
+            last = index
+            yield index, header, record
 
 
 def _folded(text: str) -> str:
     """What texts have in common that differ in case or in how an accent is encoded alone."""
+    if _PLAIN.fullmatch(text):
+        return text.casefold()  # the same, in a third of the time
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
 @contextmanager
-def _of_block(block: Block) -> Iterator[None]:
+def _of_block(index: int) -> Iterator[None]:
     """Whatever a record may hold instead of what it should: StoreUnreadable."""
     try:
         yield
     except (WireError, CryptoError) as exc:
-        raise StoreUnreadable(f"block {block.index} cannot be read: {exc}") from exc
+        raise StoreUnreadable(f"block {index} cannot be read: {exc}") from exc
 
 
-def recall(chain: Blockchain, room: RoomSecret) -> Memory:
+def forget(chain: Blockchain, index: int, now_ms: int) -> Block:
+    """Erases a message's text here for good; that somebody wrote something there stays known.
+
+    Returns:
+        the block that says so.
+
+    Raises:
+        ValueError, StoreFailed, StoreUnreadable: as `Blockchain.forget`.
+    """
+    block = chain.block(index)
+    has_text = block is not None and block.type in (BlockType.SENT, BlockType.RECEIVED)
+    kept = kept_of(chain.record(block)) if block is not None and has_text else b""
+    return chain.forget(index, now_ms, kept)
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def read_past(past: Past, chain: Blockchain, start: int = 0) -> Past:
+    """`past` after the blocks from `start` on.
+
+    Raises:
+        Incomplete: it lacks what these blocks go on from.
+        StoreUnreadable: a block that cannot be decrypted, or holds no record.
+    """
+    kinds = (BlockType.EVENT, BlockType.RECEIVED, BlockType.FORGET)
+    for index, header, record in chain.scan(*kinds, start=start):
+        with _of_block(index):
+            match header[_TYPE_AT]:
+                case BlockType.EVENT:
+                    past.read_event(Event.parse(record))
+                case BlockType.RECEIVED:
+                    received_ms = int.from_bytes(header[_TIME_AT : _TIME_AT + 8], "big")
+                    past.read_received(SignedEntry.parse(record).entry, received_ms)
+                case _:
+                    erased = chain.block(Block.parse(header).refers_to)
+                    if erased is not None and erased.type is BlockType.RECEIVED:
+                        past.read_forgotten(record, erased.timestamp_ms)
+    return past
+
+
+def recall(chain: Blockchain, room: RoomSecret, past: Past | None = None) -> Memory:
     """What a new session takes over from earlier runs: people met, people ignored, feeds.
+
+    Args:
+        past: of the whole chain, if it is known.
 
     Raises:
         StoreUnreadable: a block that cannot be decrypted, or holds no record.
     """
-    memory = Memory()
+    if past is None:
+        past = read_past(Past(), chain)
+    memory = past.memory(chain.side(FEEDS_TABLE))
     for key, value in chain.side(MEMBERS_TABLE).items():
         memory.read_member(room, key, value)
-    for key, value in chain.side(FEEDS_TABLE).items():
-        memory.read_feed(key, value)
-    for block, record in chain.records(BlockType.EVENT, BlockType.RECEIVED):
-        with _of_block(block):
-            if block.type is BlockType.EVENT:
-                memory.read_event(Event.parse(record))
-            else:
-                memory.read_received(SignedEntry.parse(record).entry, block.timestamp_ms)
     return memory

@@ -325,7 +325,12 @@ def test_a_bundle_on_the_chain_that_does_not_hold_is_unreadable_and_named(
 ) -> None:
     raw = book.bob.bundle.raw
     raw = b"garbage" if flaw == "garbage" else raw[:-1] + bytes((raw[-1] ^ 1,))
+    book.says(book.bob, "vouched for")
     block = book.event(EventKind.BUNDLE, raw)
+    if flaw == "signature":
+        assert book.texts() == ["vouched for"], "nobody is shown whom it introduces"
+        book.says(book.bob, "not vouched for")
+        assert book.texts(find="not a word of it") == []
     with pytest.raises(StoreUnreadable, match=rf"^block {block.index} cannot be read: "):
         history(book.chain, 10)
 
