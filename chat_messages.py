@@ -743,8 +743,12 @@ class FeedReport:
             raise Malformed("missing seqs rise and lie below the highest")
         report = cls(session_id, seq, entry_id, missing, r.u64(), r.fixed(HASH_BYTES))
         if report.witnessed_index and not report.is_witness:
-            raise Malformed("no block has a hash of zeros")
+            raise _no_hash()
         return report
+
+
+def _no_hash() -> Malformed:
+    return Malformed("no block has a hash of zeros")
 
 
 def _head_fields(head: Head) -> bytes:
@@ -753,7 +757,10 @@ def _head_fields(head: Head) -> bytes:
 
 
 def _read_head(r: Reader) -> Head:
-    return Head(r.fixed(16), r.u64(), r.fixed(HASH_BYTES), r.fixed(SIGNATURE_BYTES))
+    head = Head(r.fixed(16), r.u64(), r.fixed(HASH_BYTES), r.fixed(SIGNATURE_BYTES))
+    if head.hash == bytes(HASH_BYTES):  # in a report it means that none is known
+        raise _no_hash()
+    return head
 
 
 @dataclass(frozen=True)

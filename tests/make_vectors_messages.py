@@ -319,9 +319,9 @@ def report(
     return body + u64(index) + its_hash
 
 
-def chain_head(who: Member, signer: Ed | None = None) -> bytes:
+def chain_head(who: Member, signer: Ed | None = None, its_hash: bytes = b"") -> bytes:
     """What an ack says of the acker's chain, and a witness of the recipient's."""
-    body = who.chain_id + u64(7) + block_hash(who)
+    body = who.chain_id + u64(7) + (its_hash or block_hash(who))
     return body + (signer or who.csk).sign("block sig", body)
 
 
@@ -332,10 +332,11 @@ def witness_fields(
     return tag + recipient + (head or chain_head(ALICE))
 
 
-def ack(*reports: bytes, number: int = 1, count: int = -1) -> bytes:
+def ack(*reports: bytes, number: int = 1, count: int = -1, head: bytes = b"") -> bytes:
     """PROTOCOL.md 3.7, of Bob."""
     fields = TAG + u32(number) + roster(ALICE, BOB)
-    fields += u16(len(reports) if count < 0 else count) + b"".join(reports) + chain_head(BOB)
+    fields += u16(len(reports) if count < 0 else count) + b"".join(reports)
+    fields += head or chain_head(BOB)
     return signed(ACK, fields, BOB)
 
 
@@ -757,6 +758,16 @@ def payloads() -> list[Case]:
         bad(
             "ack: a block that has no hash",
             ack(report(2, HELLO_ID, (), ALICE, (1, bytes(32)))),
+            who=BOB,
+        ),
+        bad(
+            "ack: its own head has no hash",
+            ack(head=chain_head(BOB, its_hash=bytes(32))),
+            who=BOB,
+        ),
+        bad(
+            "witness: a head that has no hash",
+            signed(WITNESS, witness_fields(head=chain_head(ALICE, its_hash=bytes(32))), BOB),
             who=BOB,
         ),
         bad("ack: a feed more than counted", ack(report(2, HELLO_ID), count=0), who=BOB),

@@ -12,7 +12,7 @@ function that makes it lie, and `room.inject` delivers what nobody sent.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
@@ -135,7 +135,6 @@ class SimulatedMember:
     ) -> None:
         self.room = room
         self.name = name
-        self.height = room.heights.get(name, 0)  # of the chain when this run began
         self.chain: list[Draft] = []  # what it appended
         self.appended_ms: list[int] = []  # when, for each of the chain
         self.lines: list[Line] = []
@@ -178,8 +177,10 @@ class SimulatedMember:
         """As the engine does: appends first."""
         self.effects += effects
         self.chain += [e.draft for e in effects if isinstance(e, Append)]
-        self.appended_ms += [self.room.now.ms] * (len(self.chain) - len(self.appended_ms))
-        self.room.heights[self.name] = self.height + len(self.chain)
+        blocks = self.room.blocks[self.name]
+        for draft in self.chain[len(self.appended_ms) :]:
+            self.appended_ms.append(self.room.now.ms)
+            blocks.append(hashlib.sha256(blocks[-1] + draft.record).digest())
         for effect in effects:
             match effect:
                 case Transmit(frame):
@@ -213,9 +214,11 @@ class SimulatedMember:
                     pass
 
     def head(self) -> Head:
-        """Of the list that stands for a chain, and of the earlier runs that it follows."""
-        digest = hashlib.sha256(b"".join(draft.record for draft in self.chain)).digest()
-        return signed_head(self.name, self.height + len(self.chain), digest)
+        """Of what this run and those before it appended."""
+        blocks = self.room.blocks[self.name]
+        head = signed_head(self.name, len(blocks) - 1, blocks[-1])
+        self.room.heads.add(head)
+        return head
 
     def asks(self, command: str) -> list[str]:
         """The notices that answer a typed command."""
@@ -303,7 +306,9 @@ class SimulatedRoom:
         self.members: list[SimulatedMember] = []  # whom the relay lets hear each other
         self.connected: list[SimulatedMember] = []
         self.joins: dict[str, int] = {}
-        self.heights: dict[str, int] = {}  # by name: blocks on the chain
+        # By name: the hashes of that person's blocks, over all runs.
+        self.blocks: dict[str, list[bytes]] = defaultdict(lambda: [b"genesis".ljust(32)])
+        self.heads: set[Head] = set()  # all that anybody signed
         self.captured: list[bytes] = []  # every frame that the relay saw
         self.tamper: Tamper | None = None
         self.is_slow = False  # frames are on their way until `arrive`

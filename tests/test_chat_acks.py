@@ -69,7 +69,7 @@ def witness_of(
 def restored(room: SimulatedRoom, member: SimulatedMember, height: int) -> SimulatedMember:
     """Its client again, from a copy of its folder that had so many blocks."""
     room.crash(member)
-    room.heights[member.name] = height
+    del room.blocks[member.name][height:]
     return room.join(member.name)
 
 
@@ -217,7 +217,7 @@ def test_next_run_holds_what_this_one_learned(
             lambda good: signed_head("alice", 99, good.hash, b"another chain id"),
             id="of another chain than in her bundle",
         ),
-        pytest.param(lambda good: Head(good.chain_id, 99, bytes(32), bytes(64)), id="unsigned"),
+        pytest.param(lambda good: Head(good.chain_id, 99, b"x" * 32, bytes(64)), id="unsigned"),
     ],
 )
 def test_ack_whose_head_its_sender_did_not_sign_for_that_chain_is_dropped(
@@ -232,6 +232,19 @@ def test_ack_whose_head_its_sender_did_not_sign_for_that_chain_is_dropped(
     assert bob.counts == {"head of another chain": 1}
     assert (held(bob, "alice"), acks_kept(bob)) == (known, seen)
     assert bob.alerts == []
+
+
+def test_head_without_a_hash_is_refused_so_that_ours_stays_readable(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """Zeros in a report mean that no head is held: with an index they would be refused by all."""
+    alice.types("hello")
+    room.passes(5)
+    bob.hears(ack_of(alice, signed_head("alice", 99, bytes(32))))
+    assert bob.counts == {"malformed": 1}
+    alice.types("again")
+    room.passes(5)
+    assert "delivered to 1 of 1" in str(alice.asks("/status"))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -440,7 +440,7 @@ ID, U32, U64 = (
 )
 HASH, SIGNATURE = st.binary(min_size=32, max_size=32), st.binary(min_size=64, max_size=64)
 EPOCH = st.integers(1, 2**32 - 1)
-HEADS = st.builds(Head, ID, st.integers(0, 2**64 - 1), HASH, SIGNATURE)
+HEADS = st.builds(Head, ID, st.integers(0, 2**64 - 1), HASH.filter(any), SIGNATURE)
 
 
 @st.composite

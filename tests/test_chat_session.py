@@ -89,6 +89,7 @@ from chat_wire import (
     frame,
     u64,
 )
+from chat_witness import HEADS_TABLE, Heads
 from crypto_utils import (
     BadCiphertext,
     RoomSecret,
@@ -2487,8 +2488,10 @@ class HonestRoom(RuleBasedStateMachine):
         self.comes(away[number % len(away)])
 
     def comes(self, name: str) -> None:
-        member = self.room.join(name, recall(self.past[name], self.rows[name]))
-        member.remembered = {**self.rows[name], **member.remembered}
+        rows = self.rows[name]
+        heads = Heads({key: row for (table, key), row in rows.items() if table == HEADS_TABLE})
+        member = self.room.join(name, recall(self.past[name], rows), heads=heads)
+        member.remembered = {**rows, **member.remembered}
         self.here[name] = member
         self.to_see[name] = []
         for other in self.here.keys() - {name}:
@@ -2559,6 +2562,8 @@ class HonestRoom(RuleBasedStateMachine):
         for member in self.here.values():
             assert "not confirmed" not in str(member.asks("/status"))
             assert "not confirmed" not in str(member.asks("/who"))
+            for other in self.here.keys() - {member.name}:
+                assert len(member.heads.of(fingerprint(other))) == 1
 
     @invariant()
     def everybody_has_exactly_what_was_for_him_in_order_once(self) -> None:
@@ -2586,6 +2591,20 @@ class HonestRoom(RuleBasedStateMachine):
             assert len(member.alerts) == self.blips[member]
             harmless = {"not for us", "no key came", "before our key"}  # ignored by its author
             assert set(member.counts) <= harmless, member.counts
+
+    @invariant()
+    def heads_are_held_given_back_and_claimed_as_they_were_signed(self) -> None:
+        room = self.room
+        for member in self.here.values():
+            others = [fingerprint(name) for name in NAMES]
+            held = [head for other in others for head in member.heads.of(other)]
+            given_back = [told.head for told in member.witnessed]
+            assert {*held, *given_back} <= room.heads
+            own = keystore(member.name).chain_id
+            assert all(head.chain_id == own for head in given_back)
+            assert all(head.chain_id != own for head in held)
+            for _, index in member.session.holders():
+                assert index < len(room.blocks[member.name])
 
     @invariant()
     def what_is_missing_and_what_is_there_make_up_each_stay(self) -> None:
