@@ -604,6 +604,29 @@ def test_no_member_that_comes_and_goes_leaves_anything_behind(
     assert len(held(alice, "bob")) == 1
 
 
+def test_any_byte_of_an_ack_or_a_witness_changed_and_nothing_is_learned(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    bob.types("hello")
+    room.passes(5)
+    known, kept = held(bob, "alice"), acks_kept(bob)
+    entry = bob.entries[-1]
+    receipt = FeedReport(bob.session_id, entry.seq, entry.entry_id)
+    ack = ack_of(alice, signed_head("alice", 99, b"x" * 32), receipt)
+    witness = witness_of(alice, bob, signed_head("bob", 99, b"x" * 32))
+    for good in (ack, witness):
+        for at in range(5, len(good)):
+            changed = good[:at] + bytes((good[at] ^ 1 << at % 8,)) + good[at + 1 :]
+            assert bob.hears(changed) == [], at
+    room.passes(3)
+    assert (held(bob, "alice"), acks_kept(bob), bob.witnessed) == (known, kept, [])
+    bob.hears(ack, witness)
+    room.passes(3)
+    assert held(bob, "alice") == [signed_head("alice", 99, b"x" * 32)]
+    assert acks_kept(bob) != kept
+    assert len(bob.witnessed) == 1
+
+
 # --------------------------------------------------------------------------------------------------
 # a conversation's own books
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import cast
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chat_feeds
+from blockchain import Head
 from chat_feeds import Arrival, OurFeed, TheirFeed
 from chat_messages import (
     MAX_MISSING,
@@ -641,6 +643,8 @@ def test_gap_is_noted_reported_and_filled() -> None:
     assert feed.accept(entries[4], MS) is Arrival.NEW
     assert feed.missing_count() == 3
     assert feed.report() == FeedReport(ALICE, 5, entries[4].entry_id, (2, 3, 4))
+    known = Head(bytes(16), 7, b"h" * 32, bytes(64))
+    assert feed.report(known) == replace(feed.report(), witnessed_index=7, witnessed_hash=b"h" * 32)
     assert feed.accept(entries[2], MS) is Arrival.NEW
     assert feed.report().missing == (2, 4)
     assert feed.accept(entries[2], MS) is Arrival.DUPLICATE
