@@ -10,7 +10,9 @@ In the file bytes are hex, text is {"text": …}, and numbers and null are thems
 [header, signature, body]; a case's "rows" are [idx, number in "blocks"], its "chain_id" is what the
 keystore names, "expect" the verdict, "exit" the exit code, "quick" the verdict that looks at no
 signature but the last, where that is another one.  "records" are what a good chain's bodies say,
-"coins" how many it earned.  None of these keys may ever be used.
+"coins" how many it earned, "erased" which blocks' texts are gone.  "head" is one that a witness
+holds, "witnessed" the verdict on the chain beside it; "deep" the verdict that looks at the authors'
+signatures too.  None of these keys may ever be used.
 """
 
 from __future__ import annotations
@@ -63,6 +65,15 @@ class Fields(NamedTuple):
     refers_to: int
 
 
+class Head(NamedTuple):
+    """What CSK signed of a chain."""
+
+    chain_id: bytes
+    number: int  # index
+    hash: bytes
+    signature: bytes
+
+
 Row = list[Any]  # idx, header, signature, body as SQLite gives them
 
 
@@ -83,7 +94,13 @@ def verify(
         fields = Fields(*_HEADER.unpack(header))
         following = rows[i + 1] if i + 1 < len(rows) else None
         if sha(body) != fields.body_hash:
-            return f"EDITED@{i}"
+            if fields.type not in (SENT, RECEIVED) or any(body):
+                return f"EDITED@{i}"
+            try:
+                if i not in erased(database, key, chain_id):
+                    return f"EDITED@{i}"
+            except (sqlite3.Error, UnicodeDecodeError):
+                return f"UNREADABLE@{i}"
         keys = _certified_keys(body, fields.chain_id) if i == 0 else None
         if isinstance(keys, tuple) and (
             keys != (identity_spki, csk) or expected_chain_id not in (fields.chain_id, bytes(16))
@@ -100,6 +117,106 @@ def verify(
         if fields.type == SENT and (fields.difficulty < 8 or leading_zeros(header) < least):
             return f"WEAKPOW@{i}"
     return f"{end}@{len(rows)}" if end else "OK"
+
+
+def erased(database: sqlite3.Connection, key: Ed25519PublicKey, chain_id: bytes) -> dict[int, int]:
+    """What the forget blocks say: the index of an erased block → that of the first that says so."""
+    found: dict[int, int] = {}
+    for idx, header, signature, body in database.execute(
+        "SELECT idx, header, signature, body FROM blocks "
+        "WHERE idx >= 0 AND substr(header, 1, 5) = x'4352423106' ORDER BY idx"
+    ):
+        if type(idx) is not int or any(type(p) is not bytes for p in (header, signature, body)):
+            continue
+        if len(header) != 150 or len(signature) != 64:
+            continue
+        fields = Fields(*_HEADER.unpack(header))
+        signed = chain_id + header[22:30] + tagged("block", header)
+        if fields.refers_to < idx == fields.number and _fits(key, signature, "block sig", signed):
+            found.setdefault(fields.refers_to, idx)
+    return found
+
+
+def compare(database: sqlite3.Connection, csk: bytes, head: Head) -> str:
+    """The verdict on a chain that verifies, beside the head of it that a witness holds."""
+    key = Ed25519PublicKey.from_public_bytes(csk)
+    signed = head.chain_id + head.number.to_bytes(8, "big") + head.hash
+    assert _fits(key, head.signature, "block sig", signed), "no head of ours"
+    rows, _ = _in_place(database)
+    if head.number >= len(rows):
+        return f"TRUNCATED@{len(rows)}"
+    return (
+        "OK" if tagged("block", rows[head.number][1]) == head.hash else f"REWRITTEN@{head.number}"
+    )
+
+
+def deep(database: sqlite3.Connection, data_key: bytes, identity_spki: bytes, csk: bytes) -> str:
+    """The verdict on the authors of a chain that verifies: CHAIN_FORMAT.md 5, BADAUTHOR."""
+    rows, _ = _in_place(database)
+    owner = (rows[0][1][6:22], identity_spki, csk)
+    sessions: dict[bytes, tuple[bytes, ...]] = {}
+    for idx, header, _, body in rows[1:]:
+        fields = Fields(*_HEADER.unpack(header))
+        if not any(body):
+            continue
+        key = hmac_sha(data_key, label("body key") + header[6:30])
+        record = AESGCM(key).decrypt(body[:12], body[12:], header[:70] + header[102:134])
+        if fields.type == EVENT:
+            fits = _is_event(record, fields.entry_id, sessions)
+        elif fields.type == FORGET:
+            of = Fields(*_HEADER.unpack(rows[fields.refers_to][1]))
+            head, signature = record[:-64], record[-64:]
+            fits = not record or _is_written(of, head, signature, sessions, owner)
+        else:
+            size = 164 + int.from_bytes(record[162:164], "big")
+            text = record[164:size]
+            head, signature = record[:146], record[size:]
+            fits = (
+                head[114:146] == tagged("text", record[146:162] + text)
+                and len(signature) == 64
+                and _is_written(fields, head, signature, sessions, owner)
+            )
+        if not fits:
+            return f"BADAUTHOR@{idx}"
+    return "OK"
+
+
+def _is_event(record: bytes, entry_id: bytes, sessions: dict[bytes, tuple[bytes, ...]]) -> bool:
+    if tagged("event", record) != entry_id:
+        return False
+    if record[16] != 1:
+        return True
+    # version, tag, SPKI, nick, session_id, SSK, SEK's number, SEK, chain_id, CSK, proof, signature
+    bundle, parts, at = record[17:], [], 0
+    for size in (1, 16, 0, 0, 16, 32, 4, 0, 16, 32, 32, 384):
+        if size == 0:
+            size, at = int.from_bytes(bundle[at : at + 2], "big"), at + 2
+        parts.append(bundle[at : at + size])
+        at += size
+    _, tag, identity, _, session, ssk, _, _, chain_id, csk, _, signature = parts
+    how = (padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
+    public = load_der_public_key(identity)
+    if at != len(bundle) or not _fits(public, signature, "bundle sig", bundle[:-384], *how):
+        return False
+    lasting = (identity, ssk, chain_id, csk, tag)
+    return sessions.setdefault(session, lasting) == lasting
+
+
+def _is_written(
+    block: Fields,
+    head: bytes,
+    signature: bytes,
+    sessions: dict[bytes, tuple[bytes, ...]],
+    owner: tuple[bytes, bytes, bytes],
+) -> bool:
+    if len(head) != 146 or tagged("entry", head) != block.entry_id or head[18:34] not in sessions:
+        return False
+    identity, ssk, chain_id, csk, _ = sessions[head[18:34]]
+    if not _fits(Ed25519PublicKey.from_public_bytes(ssk), signature, "entry sig", head):
+        return False
+    if block.type == RECEIVED:
+        return True
+    return (chain_id, identity, csk) == owner and head[1] == (1 if block.type == SENT else 2)
 
 
 def _in_place(database: sqlite3.Connection) -> tuple[list[Row], str]:
@@ -244,14 +361,19 @@ def event(kind: int, body: bytes) -> Record:
     return Record(EVENT, record, tagged("event", record))
 
 
-def bundle(who: Person, sek: bytes, chain_id: bytes) -> bytes:
+def kept(record: Record) -> bytes:
+    """What stays of an entry whose text is erased."""
+    return record.record[:146] + record.record[-64:]
+
+
+def bundle(who: Person, sek: bytes, chain_id: bytes, signer: Person | None = None) -> bytes:
     nick = who.name.encode()
     body = b"\1" + ROOM_TAG + len(who.spki).to_bytes(2, "big") + who.spki
     body += len(nick).to_bytes(2, "big") + nick + who.session_id + ed_public(who.ssk_seed)
     body += (1).to_bytes(4, "big") + len(sek).to_bytes(2, "big") + sek
     body += chain_id + ed_public(who.csk_seed)
     body += hmac_sha(hkdf(LOBBY, "room auth", 32), label("room proof") + body)
-    return body + certified(who, "bundle sig", body)
+    return body + certified(signer or who, "bundle sig", body)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -300,6 +422,16 @@ class Chain:
     def sign(self, header: bytes) -> bytes:
         return sign(self.owner.csk_seed, header)
 
+    def forget(self, i: int, kept: bytes = b"", **other: Any) -> Chain:
+        """The forget block of block i, whose body is zeros from now on."""
+        self.rows[i][3] = bytes(len(self.rows[i][3]))
+        return self.add(Record(FORGET, kept, ZEROS), **({"refers_to": i} | other))
+
+    def head(self, index: int) -> Head:
+        """As CSK signed it."""
+        _, header, signature, _ = self.rows[index]
+        return Head(self.chain_id, index, tagged("block", header), signature)
+
     def add(self, record: Record, **other: Any) -> Chain:
         """A record, sealed, in the next block."""
         fields = self.header(record.type, record.entry_id)._replace(**other)
@@ -343,6 +475,14 @@ class Chains:
         """The same person's, under another chain_id."""
         chain = Chain("other").add(entry(1, ALICE, 1, b"hello")).add(entry(1, BOB, 1, b"hi"))
         return chain.add(entry(1, ALICE, 2, b"bye")).add(event(2, BOB.fingerprint))
+
+    @cached_property
+    def forgotten(self) -> Chain:
+        """genesis, sent, received (erased), sent (erased), forget 2, forget 3, event"""
+        first, theirs = entry(1, ALICE, 1, b"hello"), entry(1, BOB, 1, b"hi")
+        chain = Chain("forgotten").add(first).add(theirs)
+        chain.add(entry(1, ALICE, 2, b"bye", first.entry_id))
+        return chain.forget(2, kept(theirs)).forget(3).add(event(2, BOB.fingerprint))
 
     @cached_property
     def everything(self) -> Chain:
@@ -468,6 +608,9 @@ class Case(NamedTuple):
     chain_id: bytes | None = None  # None: the base's
     quick: str | None = None  # None: the same
     records: list[Record] | None = None
+    head: Head | None = None
+    witnessed: str = ""
+    deep: str = ""
 
 
 def good() -> list[Case]:
@@ -478,7 +621,6 @@ def good() -> list[Case]:
     after = Chain("after", ALICE, (base.chain_id, 4, tagged("block", last[HEADER])), finding)
     twice = Chain("twice").add(base.records[0]).add(base.records[0])
     hard = Chain("hard").add(entry(1, ALICE, 1, b"hello"), difficulty=12)
-    later = Chain("later").add(Record(FORGET, b"", ZEROS), refers_to=3)
     return [
         Case("OK", "the example: genesis, sent, received", short, None, None, base.records[:2]),
         Case("OK", "genesis, sent, received, sent, event", base.rows, None, None, base.records),
@@ -495,9 +637,143 @@ def good() -> list[Case]:
         Case("OK", "it follows a tampered chain", after.rows, after.chain_id, None, []),
         Case("OK", "one message in two blocks is one coin", twice.rows, twice.chain_id),
         Case("OK", "more work than is asked for", hard.rows, hard.chain_id),
-        Case("OK", "a type that is reserved", later.rows, later.chain_id),
-        Case("OK", "the last blocks cut off: TRUNCATED is not found yet", copy(base)[:4]),
+        Case("OK", "the last blocks cut off: only a witness can tell", copy(base)[:4]),
     ]
+
+
+def witnessed() -> list[Case]:
+    """Good chains beside a head that somebody else holds."""
+    base = CHAINS.base
+    anew = Chain("base").add(base.records[0]).add(base.records[1])
+    anew.add(entry(1, ALICE, 2, b"how were you?", base.records[0].entry_id)).add(base.records[3])
+
+    def case(verdict: str, why: str, rows: list[Row], held: int) -> Case:
+        return Case("OK", why, rows, head=base.head(held), witnessed=verdict)
+
+    return [
+        case("OK", "its own head", base.rows, 4),
+        case("OK", "an earlier head", base.rows, 0),
+        case("TRUNCATED@4", "the last block cut off", copy(base)[:4], 4),
+        case("TRUNCATED@1", "all but the genesis cut off", copy(base)[:1], 3),
+        case("REWRITTEN@3", "a block written anew by the right key", anew.rows, 3),
+        case("REWRITTEN@4", "the same, beside a later head", anew.rows, 4),
+        case("OK", "the same, beside an earlier head", anew.rows, 2),
+        case("TRUNCATED@4", "the same, cut off", copy(anew)[:4], 4),
+    ]
+
+
+def forgotten() -> list[Case]:
+    """Erased texts, rightly and not."""
+    chain, base = CHAINS.forgotten, CHAINS.base
+    chain_id, bytes_2 = chain.chain_id, len(chain.rows[2][BODY])
+    emptied, unnamed, restored = copy(chain), copy(chain), copy(chain)
+    emptied[2][BODY] = b""
+    unnamed[1][BODY] = bytes(len(unnamed[1][BODY]))
+    almost, moved, unsigned = copy(chain), copy(chain), copy(chain)
+    almost[2][BODY] = bytes(bytes_2 - 1) + b"\1"
+    moved[4][1:], moved[6][1:] = moved[6][1:], moved[4][1:]
+    unsigned[4][SIGNATURE] = flip(unsigned[4][SIGNATURE], 3)
+    whole = Chain("forgotten").add(entry(1, ALICE, 1, b"hello")).add(entry(1, BOB, 1, b"hi"))
+    restored[2] = whole.rows[2]
+    event_gone = copy(chain)
+    event_gone[6][BODY] = bytes(len(event_gone[6][BODY]))
+    an_event = Chain("an event").add(event(2, BOB.fingerprint)).forget(1)
+    itself = Chain("itself").add(entry(1, ALICE, 1, b"hello"))
+    itself.rows[1][BODY] = bytes(len(itself.rows[1][BODY]))
+    early = Chain("early").add(Record(FORGET, b"", ZEROS), refers_to=2)
+    early.add(entry(1, BOB, 1, b"hi"))
+    early.rows[2][BODY] = bytes(len(early.rows[2][BODY]))
+    far = Chain("far").add(entry(1, BOB, 1, b"hi")).forget(1, refers_to=2**64 - 1)
+    twice = Chain("twice erased").add(entry(1, BOB, 1, b"hi")).forget(1).forget(1)
+    stranger = Chain("by a stranger").add(entry(1, BOB, 1, b"hi")).forget(1)
+    stranger.rows[2][SIGNATURE] = sign(BOB.csk_seed, stranger.rows[2][HEADER])
+    another = (
+        Chain("of another").add(entry(1, BOB, 1, b"hi")).add(entry(1, BOB, 2, b"ho")).forget(1)
+    )
+    another.rows[1][BODY], another.rows[2][BODY] = another.rows[2][BODY], another.rows[1][BODY]
+    unreadable = copy(chain)
+    unreadable[5][SIGNATURE] = "text"
+    cut = copy(chain)[:4]
+    return [
+        Case("OK", "two texts erased, each with its forget block", chain.rows, chain_id),
+        Case("OK", "an erased body of no bytes at all", emptied, chain_id),
+        Case("OK", "an erased text that was put back", restored, chain_id),
+        Case("OK", "erased twice", twice.rows, twice.chain_id),
+        Case("OK", "a forget block without anything to forget", far_but_whole(), base.chain_id),
+        Case("EDITED@1", "a body of zeros that no forget block names", unnamed, chain_id),
+        Case("EDITED@2", "an erased body with one bit left", almost, chain_id),
+        Case("EDITED@2", "the forget blocks cut off", cut, chain_id),
+        Case("EDITED@2", "a forget block in another place", moved, chain_id),
+        Case("EDITED@2", "a forget block with a bit of its signature changed", unsigned, chain_id),
+        Case("EDITED@6", "an event of zeros", event_gone, chain_id),
+        Case("EDITED@1", "an event that a forget block names", an_event.rows, an_event.chain_id),
+        Case("EDITED@1", "a message alone, of zeros", itself.rows, itself.chain_id),
+        Case("EDITED@2", "a forget block before the text", early.rows, early.chain_id),
+        Case("EDITED@1", "a forget block that names nothing", far.rows, far.chain_id),
+        Case("EDITED@1", "a forget block by another key", stranger.rows, stranger.chain_id),
+        Case("EDITED@1", "the zeros in another block's place", another.rows, another.chain_id),
+        Case("EDITED@3", "a forget block that is no row of a block", unreadable, chain_id),
+    ]
+
+
+def far_but_whole() -> list[Row]:
+    """A forget block whose refers_to is larger than any index."""
+    return Chain("base").add(Record(FORGET, b"", ZEROS), refers_to=2**64 - 1).rows
+
+
+def misattributed() -> list[Case]:
+    """Every block is as the owner wrote it, but not every record as its author did."""
+    hello, audience = entry(1, ALICE, 2, b"hello"), entry(2, ALICE, 1, ALICE.fingerprint[:16])
+    theirs = entry(1, BOB, 1, b"hi")
+    named = theirs._replace(record=theirs.record[:-64] + hello.record[-64:])
+    other_text = theirs._replace(record=theirs.record.replace(b"\0\2hi", b"\0\2ho"))
+    other_id = theirs._replace(entry_id=hello.entry_id)
+    as_ours = theirs._replace(type=SENT)
+    of_bob = event(1, bundle(BOB, ALICE.spki, bytes(16)))
+    by_nobody = event(1, bundle(BOB, ALICE.spki, bytes(16), signer=ALICE))
+    double = Person("bob", BOB.p, BOB.q)
+    double.ssk_seed = stretched("another ssk", 32)
+    again = event(1, bundle(double, ALICE.spki, bytes(16)))
+    ignore = event(2, BOB.fingerprint)
+
+    def case(verdict: str, why: str, *records: Record, forgets: Record | None = None) -> Case:
+        chain = Chain("deep")
+        chain.add(event(1, bundle(ALICE, BOB.spki, chain.chain_id))).add(of_bob)
+        for record in records:
+            chain.add(record)
+        if forgets is not None:
+            chain.forget(len(chain.rows) - 1, kept(forgets))
+        return Case("OK", why, chain.rows, chain.chain_id, deep=verdict)
+
+    elsewhere = Chain("elsewhere").add(event(1, bundle(ALICE, BOB.spki, CHAINS.base.chain_id)))
+    elsewhere.add(hello)
+    nobody = Chain("nobody").add(theirs)
+    return [
+        case("OK", "each by its author", audience, hello, theirs, ignore, again_whole()),
+        case("OK", "an erased text by its author", theirs, forgets=theirs),
+        case("OK", "of an erased text nothing is kept"),
+        case("BADAUTHOR@3", "an entry that another session signed", named),
+        case("BADAUTHOR@3", "another text than the one signed", other_text),
+        case("BADAUTHOR@4", "another entry_id than the block's", hello, other_id),
+        case("BADAUTHOR@3", "somebody else's entry as a sent one", as_ours),
+        case("BADAUTHOR@3", "an audience entry as a sent one", audience._replace(type=SENT)),
+        case("BADAUTHOR@3", "a chat entry as a control one", hello._replace(type=CONTROL)),
+        case("BADAUTHOR@3", "a bundle that its identity did not sign", by_nobody),
+        case("BADAUTHOR@3", "two keys for one session", again),
+        case("BADAUTHOR@3", "an event under another id", ignore._replace(entry_id=ZEROS)),
+        case("BADAUTHOR@4", "what is kept of an erased text is another's", theirs, forgets=hello),
+        Case("OK", "an own session of another chain", elsewhere.rows, elsewhere.chain_id)._replace(
+            deep="BADAUTHOR@2"
+        ),
+        Case("OK", "no bundle before the entry", nobody.rows, nobody.chain_id)._replace(
+            deep="BADAUTHOR@1"
+        ),
+    ]
+
+
+def again_whole() -> Record:
+    """The same session's second bundle, with another SEK."""
+    return event(1, bundle(BOB, Person("sek", BOB.p, ALICE.q).spki, bytes(16)))
 
 
 def missing() -> list[Case]:
@@ -693,8 +969,9 @@ def two_at_once() -> list[Case]:
 
 
 def cases() -> list[Case]:
-    parts = (good, missing, unreadable, reordered, edited, forged, weak_work, other_chains)
-    return [case for part in (*parts, two_at_once) for case in part()]
+    right = (good, witnessed, forgotten, misattributed)
+    wrong = (missing, unreadable, reordered, edited, forged, weak_work, other_chains, two_at_once)
+    return [case for part in (*right, *wrong) for case in part()]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -727,9 +1004,17 @@ def build() -> dict[str, Any]:
         row |= {"expect": case.expect, "exit": exit_code(case.expect)}
         if case.quick is not None:
             row["quick"] = case.quick
+        if case.head is not None:
+            row["head"] = {"index": case.head.number, "hash": case.head.hash.hex()}
+            row["head"] |= {"signature": case.head.signature.hex()}
+            row["witnessed"] = case.witnessed
+        if case.deep:
+            row["deep"] = case.deep
         if case.expect == "OK":
             sent = [r for r in case.rows if r[HEADER][4] == SENT]
             row["coins"] = len({r[HEADER][102:134] for r in sent})
+            gone = [r[0] for r in case.rows if not any(r[BODY])]
+            row |= {"erased": gone} if gone else {}
         if case.records is not None:
             row["records"] = [[r.type, r.record.hex()] for r in case.records]
         found.append(row)
