@@ -6,6 +6,7 @@ Attacks are here: heads that are forged or of another chain, claims, replays, fl
 from __future__ import annotations
 
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,14 +20,14 @@ from simulated_room import (
 )
 
 import chat_acks
-from blockchain import Head
+from blockchain import Blockchain, BlockType, Draft, Head
 from chat_acks import Conversation, Dropped
 from chat_effects import Remember, Transmit, Witnessed
 from chat_feeds import OurFeed
 from chat_messages import Ack, Bundle, FeedReport, Message, Witness, parse_payload
 from chat_wire import Broadcast, Direct, Frame, Reader
-from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS, Heads, evidence
-from crypto_utils import SigningKey, pair_tag
+from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS, Heads, evidence, verify_head
+from crypto_utils import SigningKey, VerifyKey, pair_tag
 
 
 def fingerprint(name: str) -> bytes:
@@ -245,6 +246,21 @@ def test_head_without_a_hash_is_refused_so_that_ours_stays_readable(
     alice.types("again")
     room.passes(5)
     assert "delivered to 1 of 1" in str(alice.asks("/status"))
+
+
+def test_heads_of_a_chain_in_its_file_are_verified_kept_and_found_again(tmp_path: Path) -> None:
+    keys = keystore("alice")
+    chain = Blockchain.create(tmp_path / "chain.db", keys, 1)
+    heads, ours = Heads(), keys.chain_signing_key.public
+    chain.add_block(Draft(BlockType.EVENT, b"something", b"e" * 32), 2)
+    verify_head(chain.head(), VerifyKey(ours))
+    heads.take(fingerprint("alice"), chain.head(), 3)
+    chain.append([], 4, heads.unkept())
+    newest = chain.head()
+    chain.close()
+    again = Blockchain.open(tmp_path / "chain.db", keys.with_chain(newest.chain_id))
+    assert Heads(again.side(HEADS_TABLE)).of(fingerprint("alice")) == [newest]
+    again.close()
 
 
 # --------------------------------------------------------------------------------------------------
