@@ -38,7 +38,7 @@ __all__ = [
     "Misattributed",
     "Written",
     "audit",
-    "is_same_session",
+    "entry_of",
 ]
 
 # What records an entry; a forget block keeps the head of one.
@@ -82,6 +82,12 @@ class Authors:
             and (bundle.chain_id, bundle.chain_key.public) == self._chain
         )
 
+    def admit(self, bundle: Bundle) -> None:
+        """Takes a bundle, or another one of the same session.  Raises Misattributed."""
+        before = self._bundles.setdefault(bundle.session_id, bundle)
+        if _lasting(before) != _lasting(bundle):
+            raise Misattributed("two people claim one session")
+
     def take(self, block: Block, record: bytes, erased: Block | None = None) -> Written | None:
         """What a block's record says, in clear, if that is an entry.
 
@@ -109,10 +115,7 @@ class Authors:
         event = Event.parse(record)
         if event.kind != EventKind.BUNDLE:
             return
-        bundle = Bundle.parse(event.body, None)
-        before = self._bundles.setdefault(bundle.session_id, bundle)
-        if not is_same_session(before, bundle):
-            raise Misattributed("two people claim one session")
+        self.admit(Bundle.parse(event.body, None))
 
     def _take_entry(self, block: Block, record: bytes) -> Written:
         signed = SignedEntry.parse(record)
@@ -121,7 +124,7 @@ class Authors:
     def _take_kept(self, record: bytes, erased: Block | None) -> Written:
         """What stays of an entry whose text is erased: head[146] ‖ signature[64]."""
         head, signature = record[:-SIGNATURE_BYTES], record[-SIGNATURE_BYTES:]
-        entry = _entry_of(head)
+        entry = entry_of(head)
         if erased is None or erased.type not in ENTRY_TYPES:
             raise Misattributed("what it says was erased is no message")
         return self._written(erased, entry, head, signature, is_erased=True)
@@ -145,18 +148,14 @@ class Authors:
         return Written(block, entry, entry_id, author, is_erased)
 
 
-def is_same_session(one: Bundle, other: Bundle) -> bool:
-    """Whether all is the same that may not change within a session (PROTOCOL.md 3.1)."""
-    return _lasting(one) == _lasting(other)
-
-
 def _lasting(b: Bundle) -> tuple[bytes, ...]:
+    """What may not change within a session (PROTOCOL.md 3.1)."""
     keys = (b.fingerprint, b.session_key.public, b.chain_key.public)
     return (*keys, b.session_id, b.room_tag, b.chain_id)
 
 
-def _entry_of(head: bytes) -> Entry:
-    """An entry without its salt and text.  Raises WireError."""
+def entry_of(head: bytes) -> Entry:
+    """An entry without its salt and text, from its head[146].  Raises WireError."""
     r = Reader(head)
     r.version()
     kind, tag, session_id, seq = r.u8(), r.fixed(TAG_BYTES), r.fixed(SESSION_ID_BYTES), r.u64()

@@ -1,7 +1,7 @@
 """A file that proves a history to a third party: made from a chain, checked with nothing else.
 
-What lives here: the proof's bytes, what they prove, and in plain words what they do not.  What it
-does not know: profiles, files, the network, how a report looks in text or HTML (`chat_export`).
+What lives here: the proof's bytes, made and checked.  What it does not know: profiles, files, the
+network, how a report is told or looks (`chat_report`, `chat_export`).
 
     data = make_proof(chain, nick="alice")
     report = check_proof(data)              # on any machine; never raises
@@ -12,68 +12,597 @@ Specified in docs/CHAIN_FORMAT.md, "Proof files".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
-__all__ = ["Message", "Report", "Who", "Witness"]
+from blockchain import (
+    DEFAULT_DIFFICULTY,
+    HEADER_BYTES,
+    Block,
+    Blockchain,
+    BlockType,
+    Genesis,
+    Head,
+    StoreUnreadable,
+)
+from chat_audit import (
+    ENTRY_TYPES,
+    Authors,
+    Evidence,
+    Misattributed,
+    Written,
+    entry_of,
+)
+from chat_messages import (
+    Ack,
+    Bundle,
+    Entry,
+    EntryKind,
+    Event,
+    EventKind,
+    FeedReport,
+    SignedEntry,
+    check_nick,
+)
+from chat_messages import Witness as WitnessPayload
+from chat_report import Message, Report, Who, Witness
+from chat_wire import Label, Malformed, Reader, UnknownVersion, WireError, prefixed, u8, u32, u64
+from chat_witness import ACKS_TABLE, verify_head
+from crypto_utils import SIGNATURE_BYTES, CryptoError, VerifyKey, fingerprint
 
-_TAG_DIGITS = 4  # of a fingerprint, behind a name
+__all__ = ["Message", "Report", "Who", "Witness", "check_proof", "make_proof"]
+
+_MAGIC = b"CRP1"
+_VERSION = 1
+_ROW_BYTES = HEADER_BYTES + SIGNATURE_BYTES
+# People whose acks one proof holds: as many as an audience can name, so that what is said of each
+# message stays small whatever a file claims.
+_MAX_WITNESSES = 2048
+_NO_NICK = "?"  # of an owner who never said anything
+_PROGRESS_BLOCKS = 1000
 
 
-@dataclass(frozen=True)
-class Who:
-    """A person: an identity key, and what it called itself."""
-
-    fingerprint: bytes  # 32 bytes
-    nick: str
-
-    @property
-    def name(self) -> str:
-        """nick#first four digits of the fingerprint."""
-        return f"{self.nick}#{self.fingerprint.hex()[:_TAG_DIGITS]}"
+# --------------------------------------------------------------------------- making
 
 
-@dataclass(frozen=True)
-class Message:
-    """Something said, with its author's signature checked."""
-
-    index: int  # of its block
-    author: Who
-    is_own: bool  # the chain's owner wrote it
-    is_private: bool  # not to the whole room
-    text: str | None  # None: erased; what is not disclosed is not listed at all
-    sent_ms: int  # by the author's clock
-    appended_ms: int  # by the owner's
-    seq: int  # in the author's feed
-    session_id: bytes  # the author's, 16 bytes
-    tag: bytes  # of the conversation, 16 bytes
-    witnesses: tuple[Who, ...]  # who signed for a block that is not before this one
+def _everything(_block: Block, _signed: SignedEntry) -> bool:
+    return True
 
 
-@dataclass(frozen=True)
-class Witness:
-    """Somebody else who signed for this chain."""
+def make_proof(
+    chain: Blockchain,
+    *,
+    nick: str,
+    only: Callable[[Block, SignedEntry], bool] = _everything,
+) -> bytes:
+    """A proof of this chain as it is; nothing is verified, `check_proof` does that.
+
+    All headers and signatures are in it; of the records those that `only` picks, the bundles of
+    their authors, and of the acks that are kept those which say something of what was picked, or
+    the most of the chain.
+
+    Args:
+        chain: with its keys.
+        nick: what the owner is called if he never said anything on this chain; may be "".
+        only: asked for each entry, own and received, audience lists too; of an erased one salt and
+            text are empty.
+
+    Raises:
+        StoreUnreadable: a block or an ack cannot be read, or a block's author did not sign it.
+    """
+    return _Maker(chain, nick, only).data()
+
+
+class _Maker:
+    """Goes through a chain once and gathers what is disclosed."""
+
+    def __init__(
+        self, chain: Blockchain, nick: str, only: Callable[[Block, SignedEntry], bool]
+    ) -> None:
+        self._chain = chain
+        self._nick = nick
+        self._only = only
+        self._last = chain.get_latest_block()
+        genesis = chain.genesis()
+        self._owner = fingerprint(genesis.identity_spki)
+        self._authors = Authors(genesis, self._last.chain_id)
+        self._bundles: dict[bytes, tuple[int, bytes]] = {}  # by session_id: block, record
+        self._disclosed: dict[int, bytes] = {}  # records by index
+        self._feeds: set[tuple[bytes, bytes]] = set()  # disclosed: session_id, tag
+        self._evidence: list[Evidence] = []
+
+    def data(self) -> bytes:
+        kinds = (*ENTRY_TYPES, BlockType.EVENT, BlockType.FORGET)
+        for block, record in self._chain.records(*kinds):
+            try:
+                self._take(block, record)
+            except (WireError, Misattributed) as exc:
+                raise StoreUnreadable(f"block {block.index} proves nothing: {exc}") from exc
+        self._choose_evidence()
+        return self._signed()
+
+    def _take(self, block: Block, record: bytes) -> None:
+        if block.type is BlockType.EVENT:
+            self._take_event(block, record)
+        elif block.type is not BlockType.FORGET:
+            self._offer(block, SignedEntry.parse(record), block.index, record)
+        elif record and (erased := self._chain.block(block.refers_to)) is not None:
+            entry = entry_of(record[:-SIGNATURE_BYTES])
+            self._offer(erased, SignedEntry(entry, record[-SIGNATURE_BYTES:]), block.index, record)
+
+    def _take_event(self, block: Block, record: bytes) -> None:
+        event = Event.parse(record)
+        if event.kind != EventKind.BUNDLE:
+            return
+        self._authors.take(block, record)
+        bundle = Bundle.parse(event.body, None)
+        self._bundles.setdefault(bundle.session_id, (block.index, record))
+        if self._authors.is_ours(bundle.session_id):
+            self._nick = bundle.nick
+
+    def _offer(self, block: Block, signed: SignedEntry, index: int, record: bytes) -> None:
+        """An entry's block, and the record that discloses it, which is that of block `index`."""
+        session_id = signed.entry.session_id
+        if session_id in self._bundles and self._only(block, signed):
+            self._disclosed[index] = record
+            self._disclose_bundle(session_id)
+            self._feeds.add((session_id, signed.entry.tag))
+
+    def _disclose_bundle(self, session_id: bytes) -> None:
+        index, record = self._bundles[session_id]
+        self._disclosed[index] = record
+
+    def _choose_evidence(self) -> None:
+        best: dict[bytes, tuple[int, Evidence]] = {}  # by fingerprint
+        for evidence in self._kept():
+            reports = [r for r in evidence.feeds if self._authors.is_ours(r.session_id)]
+            tag = evidence.payload.tag
+            if any((report.session_id, tag) in self._feeds for report in reports):
+                self._evidence.append(evidence)
+            elif tag == evidence.witness.room_tag:  # whom one spoke to in private stays so
+                index = _witnessed(evidence, reports, self._last.chain_id)
+                if index > best.get(evidence.witness.fingerprint, (-1,))[0]:
+                    best[evidence.witness.fingerprint] = (index, evidence)
+        self._evidence += [evidence for _, evidence in best.values()]
+        for evidence in self._evidence:
+            for report in evidence.feeds:
+                if self._authors.is_ours(report.session_id):
+                    self._disclose_bundle(report.session_id)
+
+    def _kept(self) -> Iterable[Evidence]:
+        for value in self._chain.side(ACKS_TABLE).values():
+            try:
+                evidence = Evidence.parse(value)
+            except (WireError, CryptoError) as exc:
+                raise StoreUnreadable(f"an ack kept as evidence is damaged: {exc}") from exc
+            if evidence.witness.fingerprint != self._owner:
+                yield evidence
+
+    def _signed(self) -> bytes:
+        genesis = self._block(0)
+        parts = [_MAGIC, u8(_VERSION), prefixed(self._nick.encode()), prefixed(genesis.body)]
+        parts.append(u32(self._last.index + 1))
+        for index in range(self._last.index + 1):
+            block = self._block(index)
+            parts += [block.header, block.signature]
+        parts.append(u32(len(self._disclosed)))
+        for index, record in sorted(self._disclosed.items()):
+            parts += [u64(index), prefixed(record)]
+        evidence = sorted((e.payload.serialize(), e.witness.raw) for e in self._evidence)
+        parts.append(u32(len(evidence)))
+        for payload, bundle in evidence:
+            parts += [prefixed(bundle), prefixed(payload)]
+        body = b"".join(parts)
+        return body + self._chain._keys.chain_signing_key.sign(Label.PROOF_SIG, body)
+
+    def _block(self, index: int) -> Block:
+        block = self._chain.block(index)
+        if block is None:
+            raise StoreUnreadable(f"block {index} is gone")
+        return block
+
+
+def _witnessed(evidence: Evidence, reports: Iterable[FeedReport], chain_id: bytes) -> int:
+    """The highest block of that chain that it says is held; -1: none."""
+    if isinstance(evidence.payload, WitnessPayload):
+        head = evidence.payload.head
+        return head.index if head.chain_id == chain_id else -1
+    return max((r.witnessed_index for r in reports if r.is_witness), default=-1)
+
+
+# --------------------------------------------------------------------------- checking
+
+
+class _Failed(Exception):
+    """Why it is no proof, in one sentence."""
+
+    exit_code = 4
+
+
+class _Unreadable(_Failed):
+    """No proof file, or one that was cut."""
+
+    exit_code = 6
+
+
+def check_proof(
+    data: bytes, *, signatures: bool = True, progress: Callable[[int], None] | None = None
+) -> Report:
+    """What a proof file proves.  Needs nothing else; raises nothing, whatever the bytes are.
+
+    Args:
+        signatures: False leaves the blocks' own signatures but the last one's out: the links let
+            that one vouch for all, in half the time.
+        progress: called with the index that is next, each 1000 blocks.
+
+    Returns:
+        a report whose `problem` is "" if all fits, else one sentence; then nothing else in it is
+        proven, and it names the owner as far as the genesis proves it.
+    """
+    check = _Check(data)
+    try:
+        check.run(signatures, progress or (lambda _: None))
+    except _Failed as exc:
+        return check.failed(exc)
+    return check.report()
+
+
+@dataclass
+class _Layout:
+    """The file's fields; nothing in them is checked."""
+
+    nick: bytes
+    genesis: Genesis
+    genesis_body: bytes
+    rows: bytes  # headers and signatures, _ROW_BYTES each
+    records: list[tuple[int, bytes]]
+    evidence: list[tuple[bytes, bytes]]  # bundle, payload
+    signed: bytes
+    signature: bytes
+
+    @classmethod
+    def parse(cls, data: bytes) -> _Layout:
+        """Raises WireError."""
+        r = Reader(data)
+        if r.fixed(len(_MAGIC)) != _MAGIC:
+            raise Malformed("it is no proof file")
+        version = r.u8()
+        if version != _VERSION:
+            raise UnknownVersion(f"it is of version {version}, which this program does not know")
+        nick, genesis_body = r.prefixed(), r.prefixed()
+        genesis = Genesis.parse(genesis_body)
+        rows = r.fixed(r.u32() * _ROW_BYTES)
+        records = [(r.u64(), r.prefixed()) for _ in range(r.u32())]
+        evidence = [(r.prefixed(), r.prefixed()) for _ in range(r.u32())]
+        signed, signature = r.done(), r.fixed(SIGNATURE_BYTES)
+        r.end()
+        return cls(nick, genesis, genesis_body, rows, records, evidence, signed, signature)
+
+
+class _Check:
+    """One pass over one file, in the order of CHAIN_FORMAT.md."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._owner = Who(bytes(32), _NO_NICK)  # until it is proven
+        self._blocks: list[Block] = []
+        self._erased: set[int] = set()
+        self._entries: dict[bytes, int] = {}  # entry_id → index of its block
+        self._written: dict[bytes, Written] = {}  # disclosed, by entry_id, in the chain's order
+        self._held: dict[bytes, _Held] = {}  # by fingerprint
+        self._last_hash = b""
+
+    def run(self, signatures: bool, progress: Callable[[int], None]) -> None:
+        """Raises _Failed."""
+        try:
+            self._layout = _Layout.parse(self._data)
+        except WireError as exc:
+            raise _Unreadable(f"this file cannot be read: {exc}") from exc
+        self._check_owner()
+        self._check_blocks(signatures, progress)
+        self._check_records()
+        self._check_evidence()
+
+    def failed(self, why: _Failed) -> Report:
+        nothing = (bytes(16), 0, bytes(32), False, 0, 0, "", None, (), 0, 0, ())
+        return Report(self._owner, *nothing, problem=str(why), exit_code=why.exit_code)
+
+    # ----------------------------------------------------------------- whose it is
+
+    def _check_owner(self) -> None:
+        layout = self._layout
+        if not layout.rows:
+            raise _Failed("there is no block in it")
+        chain_id = layout.rows[6:22]
+        try:
+            layout.genesis.verify(chain_id)
+            self._key = VerifyKey(layout.genesis.chain_key)
+        except CryptoError as exc:
+            raise _Failed(f"its key is not certified by the identity that it names: {exc}") from exc
+        try:
+            self._key.verify(layout.signature, Label.PROOF_SIG, layout.signed)
+        except CryptoError as exc:
+            raise _Failed(
+                "the file was changed after its owner signed it, or was put together by others"
+            ) from exc
+        try:
+            nick = check_nick(layout.nick.decode()) if layout.nick else _NO_NICK
+        except ValueError as exc:
+            raise _Failed(f"its owner's name is none: {exc}") from exc
+        self._owner = Who(fingerprint(layout.genesis.identity_spki), nick)
+        self._authors = Authors(layout.genesis, chain_id)
+        self._chain_id = chain_id
+
+    # ----------------------------------------------------------------- the chain
+
+    def _check_blocks(self, signatures: bool, progress: Callable[[int], None]) -> None:
+        rows = self._layout.rows
+        previous = bytes(32)
+        for index, at in enumerate(range(0, len(rows), _ROW_BYTES)):
+            if index and index % _PROGRESS_BLOCKS == 0:
+                progress(index)
+            row = rows[at : at + _ROW_BYTES]
+            header, signature = row[:HEADER_BYTES], row[HEADER_BYTES:]
+            previous = self._check_block(index, header, previous)
+            if signatures or at + _ROW_BYTES == len(rows):
+                signed = self._chain_id + u64(index) + previous
+                try:
+                    self._key.verify(signature, Label.BLOCK_SIG, signed)
+                except CryptoError as exc:
+                    raise _Failed(f"block {index} does not bear the owner's signature") from exc
+        self._last_hash = previous
+
+    def _check_block(self, index: int, header: bytes, previous: bytes) -> bytes:
+        """The hash of the block at `index`, which fits behind one of hash `previous`."""
+        try:
+            block = Block.parse(header)
+        except WireError as exc:
+            raise _Failed(f"block {index} is none: {exc}") from exc
+        if (block.chain_id, block.index) != (self._chain_id, index):
+            raise _Failed(f"another block stands in the place of block {index}")
+        if block.previous_hash != previous:
+            raise _Failed(f"block {index} follows another block than the one before it")
+        if (block.type is BlockType.GENESIS) != (index == 0):
+            raise _Failed(f"block {index} cannot be of type {block.type.name.lower()}")
+        if index == 0 and hashlib.sha256(self._layout.genesis_body).digest() != block.body_hash:
+            raise _Failed("the genesis is not the one that block 0 names")
+        block_hash = block.calculate_hash()
+        if block.type is BlockType.SENT and not _is_mined(block.difficulty, block_hash):
+            raise _Failed(f"block {index} lacks its proof of work")
+        if block.type in ENTRY_TYPES:
+            before = self._entries.setdefault(block.entry_id, index)
+            if before != index:
+                raise _Failed(f"block {index} repeats the message of block {before}")
+        elif block.type is BlockType.FORGET and block.refers_to < index:
+            self._erased.add(block.refers_to)
+        self._blocks.append(block)
+        return block_hash
+
+    # ----------------------------------------------------------------- the records
+
+    def _check_records(self) -> None:
+        last = -1
+        for index, record in self._layout.records:
+            if not last < index < len(self._blocks):
+                raise _Failed("the records are not in the order of their blocks")
+            last, block = index, self._blocks[index]
+            refers_back = block.type is BlockType.FORGET and block.refers_to < index
+            erased = self._blocks[block.refers_to] if refers_back else None
+            try:
+                written = self._authors.take(block, record, erased)
+            except Misattributed as exc:
+                raise _Failed(f"the record of block {index} does not hold: {exc}") from exc
+            if written is not None:  # a text that is there before what is left of it
+                self._written.setdefault(written.entry_id, written)
+
+    # ----------------------------------------------------------------- who signed for it
+
+    def _check_evidence(self) -> None:
+        last = b""
+        self._count_runs()
+        for bundle, payload in self._layout.evidence:
+            if payload <= last:
+                raise _Failed("the witnesses' statements are not in order, or there twice")
+            last = payload
+            try:
+                evidence = Evidence.verified(bundle, payload)
+                self._authors.admit(evidence.witness)
+            except (WireError, CryptoError, Misattributed) as exc:
+                raise _Failed(f"a witness's statement does not hold: {exc}") from exc
+            self._take_evidence(evidence)
+
+    def _take_evidence(self, evidence: Evidence) -> None:
+        witness = evidence.witness
+        who = Who(witness.fingerprint, witness.nick)
+        if who.fingerprint == self._owner.fingerprint:
+            raise _Failed("the owner is no witness of his own chain")
+        held = self._held.setdefault(who.fingerprint, _Held(who))
+        if len(self._held) > _MAX_WITNESSES:
+            raise _Unreadable(f"it has more than {_MAX_WITNESSES} witnesses")
+        if isinstance(evidence.payload, WitnessPayload):
+            self._take_head(evidence.payload.head, held, who)
+            return
+        reports = [r for r in evidence.feeds if self._authors.is_ours(r.session_id)]
+        if not reports:
+            raise _Failed(f"what {who.name} signed says nothing of this chain")
+        for report in reports:
+            if report.is_witness:
+                self._take_index(report.witnessed_index, report.witnessed_hash, held, who)
+            self._take_report(report, evidence.payload, held, who)
+
+    def _take_head(self, head: Head, held: _Held, who: Who) -> None:
+        if head.chain_id != self._chain_id:
+            raise _Failed(f"what {who.name} signed is about another chain")
+        try:
+            verify_head(head, self._key)
+        except CryptoError as exc:
+            raise _Failed(f"{who.name} holds a head that the owner never signed") from exc
+        self._take_index(head.index, head.hash, held, who)
+
+    def _take_index(self, index: int, its_hash: bytes, held: _Held, who: Who) -> None:
+        if index >= len(self._blocks):
+            raise _Failed(
+                f"{who.name} holds block {index} of this chain, which ends before that: "
+                f"blocks were cut off"
+            )
+        if its_hash != self._hash_at(index):
+            raise _Failed(
+                f"{who.name} holds another block {index}: that one, or one before it and all "
+                f"since, was written anew"
+            )
+        if index > held.index:
+            held.index, held.who = index, who
+
+    def _hash_at(self, index: int) -> bytes:
+        return self._blocks[index].calculate_hash()
+
+    def _take_report(self, report: FeedReport, ack: Ack, held: _Held, who: Who) -> None:
+        """What an ack says of one of the owner's feeds."""
+        index = self._entries.get(report.entry_id)
+        if index is None or self._blocks[index].type is BlockType.RECEIVED:
+            raise _Failed(
+                f"{who.name} has a message of the owner's that is not in this chain: blocks were "
+                f"cut off or written anew"
+            )
+        written = self._written.get(report.entry_id)
+        if written is None:
+            return
+        entry = written.entry
+        if (entry.session_id, entry.tag, entry.seq) != (report.session_id, ack.tag, report.seq):
+            raise _Failed(f"what {who.name} signed for is not the message of block {index}")
+        run = self._runs[report.entry_id]
+        feed = (entry.session_id, entry.tag)
+        lacking = sum(
+            seq >= run.first_seq and (*feed, seq) in self._chats for seq in report.missing
+        )
+        held.entries[feed] = max(held.entries.get(feed, 0), run.chats - lacking)
+
+    def _count_runs(self) -> None:
+        """How far back from each entry of the owner's the links lead through disclosed ones: who
+        signs for an entry has signed for those too."""
+        self._runs: dict[bytes, _Run] = {}
+        self._chats: set[tuple[bytes, bytes, int]] = set()  # session_id, tag, seq
+        for entry_id, written in self._written.items():
+            entry = written.entry
+            if not self._authors.is_ours(entry.session_id):
+                continue
+            before = self._written.get(entry.previous)
+            run = self._runs.get(entry.previous, _Run(entry.seq, 0))
+            if before is None or _place(before.entry) != (*_place(entry)[:2], entry.seq - 1):
+                run = _Run(entry.seq, 0)
+            is_chat = entry.kind == EntryKind.CHAT
+            self._runs[entry_id] = _Run(run.first_seq, run.chats + is_chat)
+            if is_chat:
+                self._chats.add(_place(entry))
+
+    # ----------------------------------------------------------------- what it proves
+
+    def report(self) -> Report:
+        """Of a file in which all fits."""
+        held = sorted(self._held.values(), key=lambda h: (-h.index, h.who.nick, h.who.fingerprint))
+        disclosed = sorted(self._written.values(), key=lambda written: written.block.index)
+        texts = {written.block.index for written in disclosed if not written.is_erased}
+        erased = {i for i in self._erased - texts if self._blocks[i].type in (_SENT, _RECEIVED)}
+        shown = erased | texts
+        genesis = self._layout.genesis
+        return Report(
+            owner=self._owner,
+            chain_id=self._chain_id,
+            blocks=len(self._blocks),
+            head_hash=self._last_hash,
+            head_signed=True,
+            started_ms=self._blocks[0].timestamp_ms,
+            ended_ms=self._blocks[-1].timestamp_ms,
+            finding=genesis.finding,
+            predecessor=genesis.predecessor if any(genesis.predecessor[0]) else None,
+            messages=tuple(self._messages(disclosed, held)),
+            undisclosed=sum(index not in shown for index in self._entries.values()),
+            erased=len(erased),
+            witnesses=tuple(Witness(h.who, h.index, sum(h.entries.values())) for h in held),
+            late=self._late(),
+            unseen=self._unseen(),
+            forks=self._forks(),
+        )
+
+    def _messages(self, disclosed: list[Written], held: list[_Held]) -> Iterator[Message]:
+        """`held` is sorted, the highest index first."""
+        names = tuple(h.who for h in held)
+        count, witnesses = len(held), names
+        for written in disclosed:
+            entry, author, index = written.entry, written.author, written.block.index
+            if entry.kind != EntryKind.CHAT:
+                continue
+            if count and held[count - 1].index < index:
+                while count and held[count - 1].index < index:
+                    count -= 1
+                witnesses = names[:count]
+            yield Message(
+                index,
+                Who(author.fingerprint, author.nick),
+                author.fingerprint == self._owner.fingerprint,
+                entry.tag != author.room_tag,
+                None if written.is_erased else entry.text.decode(),
+                entry.sent_ms,
+                written.block.timestamp_ms,
+                entry.seq,
+                entry.session_id,
+                entry.tag,
+                witnesses,
+            )
+
+    def _late(self) -> int:
+        """Entries that stand behind one whose author names them as earlier."""
+        late = set[int]()
+        for written in self._written.values():
+            for earlier in (written.entry.previous, written.entry.seen):
+                index = self._entries.get(earlier, -1)
+                if index > written.block.index:
+                    late.add(index)
+        return len(late)
+
+    def _unseen(self) -> int:
+        seqs: dict[tuple[bytes, bytes], set[int]] = defaultdict(set)
+        for written in self._written.values():
+            session_id, tag, seq = _place(written.entry)
+            seqs[session_id, tag].add(seq)
+        return sum(max(found) - min(found) + 1 - len(found) for found in seqs.values())
+
+    def _forks(self) -> tuple[Who, ...]:
+        places = Counter(_place(written.entry) for written in self._written.values())
+        forked = {
+            Who(written.author.fingerprint, written.author.nick)
+            for written in self._written.values()
+            if places[_place(written.entry)] > 1
+        }
+        return tuple(sorted(forked, key=lambda who: (who.nick, who.fingerprint)))
+
+
+_SENT, _RECEIVED = BlockType.SENT, BlockType.RECEIVED
+
+
+@dataclass
+class _Held:
+    """What a witness signed for, so far."""
 
     who: Who
-    index: int  # the highest block whose hash, signed by the owner, it says it holds; -1: none
-    entries: int  # how many of the owner's disclosed messages it signed that it holds
+    index: int = -1  # the highest block
+    entries: dict[tuple[bytes, bytes], int] = field(default_factory=dict)  # by feed
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a proof proves."""
+class _Run:
+    """Disclosed entries of one feed, each linked to the one before."""
 
-    owner: Who
-    chain_id: bytes  # 16 bytes
-    blocks: int
-    head_hash: bytes  # 32 bytes
-    head_signed: bool
-    started_ms: int  # the first block's time, by the owner's clock
-    ended_ms: int  # the last one's
-    finding: str  # what the genesis says was wrong with the chain before; "": nothing
-    predecessor: tuple[bytes, int, bytes] | None  # that chain's id, last index and hash
-    messages: tuple[Message, ...]  # in the chain's order
-    undisclosed: int  # blocks of entries, own or received, that stay a hash
-    erased: int  # messages whose text the owner erased
-    witnesses: tuple[Witness, ...]
-    problem: str = ""  # one sentence
-    exit_code: int = 0  # 0, 4 or 6
+    first_seq: int
+    chats: int  # messages among them, up to an entry
+
+
+def _place(entry: Entry) -> tuple[bytes, bytes, int]:
+    return entry.session_id, entry.tag, entry.seq
+
+
+def _is_mined(difficulty: int, block_hash: bytes) -> bool:
+    zero_bits = 256 - int.from_bytes(block_hash, "big").bit_length()
+    return zero_bits >= difficulty >= DEFAULT_DIFFICULTY

@@ -24,6 +24,7 @@ FLOORS = {
     "chat_effects": 2,
     "chat_memory": 2,
     "chat_witness": 2,
+    "chat_report": 2,
     "chat_checkpoint": 2,
     "chat_acks": 3,
     "chat_session": 3,
@@ -39,6 +40,8 @@ FLOORS = {
     "chat_members": 4,
     "chat_daemon": 4,
     "chat_server": 4,
+    "chat_answers": 4,
+    "chat_offline": 4,
     "chat_engine": 4,
     "chat_client": 5,
 }
@@ -55,6 +58,8 @@ NEIGHBOURS = {
     "chat_profile": {"chat_audit", "chat_history"},
     "chat_export": {"chat_proof"},
     "chat_settings": {"chat_profile"},
+    "chat_offline": {"chat_answers"},
+    "chat_engine": {"chat_answers"},
     "chat_members": {"chat_fanout"},
     "chat_server": {"chat_members", "chat_fanout", "chat_daemon"},
 }

@@ -1,0 +1,256 @@
+"""What a proof proves: a value for programs, and in plain words for a person.
+
+What lives here: `Report` and its parts, and how they are told.  What it does not know: how any of
+it was checked (`chat_proof`), how it looks in a page or a file (`chat_export`).
+
+    for line in report.lines(): terminal.show(line)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise, takewhile
+
+__all__ = ["Message", "Report", "Who", "Witness"]
+
+_TAG_DIGITS = 4  # of a fingerprint, behind a name
+
+
+@dataclass(frozen=True)
+class Who:
+    """A person: an identity key, and what it called itself."""
+
+    fingerprint: bytes  # 32 bytes
+    nick: str
+
+    @property
+    def name(self) -> str:
+        """nick#first four digits of the fingerprint."""
+        return f"{self.nick}#{self.fingerprint.hex()[:_TAG_DIGITS]}"
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something said, with its author's signature checked."""
+
+    index: int  # of its block
+    author: Who
+    is_own: bool  # the chain's owner wrote it
+    is_private: bool  # not to the whole room
+    text: str | None  # None: erased; what is not disclosed is not listed at all
+    sent_ms: int  # by the author's clock
+    appended_ms: int  # by the owner's
+    seq: int  # in the author's feed
+    session_id: bytes  # the author's, 16 bytes
+    tag: bytes  # of the conversation, 16 bytes
+    witnesses: tuple[Who, ...]  # who signed for a block that is not before this one
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Somebody else who signed for this chain."""
+
+    who: Who
+    index: int  # the highest block whose hash, signed by the owner, it says it holds; -1: none
+    entries: int  # how many of the owner's disclosed messages it signed that it holds
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a proof proves."""
+
+    owner: Who
+    chain_id: bytes  # 16 bytes
+    blocks: int
+    head_hash: bytes  # 32 bytes
+    head_signed: bool
+    started_ms: int  # the first block's time, by the owner's clock
+    ended_ms: int  # the last one's
+    finding: str  # what the genesis says was wrong with the chain before; "": nothing
+    predecessor: tuple[bytes, int, bytes] | None  # that chain's id, last index and hash
+    messages: tuple[Message, ...]  # in the chain's order
+    undisclosed: int  # blocks of entries, own or received, that stay a hash
+    erased: int  # messages whose text the owner erased
+    witnesses: tuple[Witness, ...]
+    problem: str = ""  # one sentence
+    exit_code: int = 0  # 0, 4 or 6
+    late: int = 0  # entries that stand behind others written later, as signatures show
+    unseen: int = 0  # numbers within authors' own counting that are not disclosed
+    forks: tuple[Who, ...] = ()  # who signed two different entries under one number
+
+    def lines(self) -> list[str]:
+        """What a person is told; names and findings are as they came, for the caller to escape."""
+        return _Told(self).lines()
+
+
+# --------------------------------------------------------------------------- in plain words
+
+_MOST_NAMED = 20  # people listed one a line
+
+
+class _Told:
+    """A report for a person: what is proven, by what, and what is not."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        authors = (message.author for message in report.messages)
+        witnesses = (witness.who for witness in report.witnesses)
+        self._labels = _labels({report.owner, *authors, *witnesses, *report.forks})
+        self._owner = self._labels[report.owner]
+
+    def lines(self) -> list[str]:
+        if self._report.problem:
+            return self._failed()
+        return [*self._whose(), *self._said(), *self._order(), *self._not_shown(), *self._limits()]
+
+    def _failed(self) -> list[str]:
+        report = self._report
+        if report.exit_code == 6:
+            return ["it could not be checked, so it proves nothing"]
+        lines = ["what is signed in it does not fit, so nothing in it can be relied on"]
+        if any(report.owner.fingerprint):
+            digits = _grouped(report.owner.fingerprint, 4)
+            lines.append(f"it bears the signature of {self._owner}, fingerprint {digits}")
+        return lines
+
+    def _whose(self) -> list[str]:
+        report = self._report
+        times = f"from {_time(report.started_ms)} to {_time(report.ended_ms)}"
+        lines = [
+            f"history of {self._owner}, fingerprint {_grouped(report.owner.fingerprint, 4)}",
+            f"{_counted(report.blocks, 'block')} {times} by {self._owner}'s clock",
+            f"head, to compare with what others have: {_grouped(report.head_hash, 8)}",
+        ]
+        if report.predecessor is not None:
+            why = f": {report.finding}" if report.finding else ""
+            lines.append(f"it follows an earlier chain, which is not in this file{why}")
+        return lines
+
+    def _said(self) -> list[str]:
+        messages = self._report.messages
+        counts = Counter(message.author for message in messages)
+        if not counts:
+            return ["no message is disclosed"]
+        lines = [f"proven: who wrote these {_counted(len(messages), 'message')}, word for word:"]
+        for who, count in counts.most_common(_MOST_NAMED):
+            digits = _grouped(who.fingerprint, 4)
+            lines.append(f"  {count} of {self._labels[who]}, fingerprint {digits}")
+        if len(counts) > _MOST_NAMED:
+            lines.append(f"  the others of {_counted(len(counts) - _MOST_NAMED, 'further person')}")
+        lines.append(
+            "a name is what a person chose: compare fingerprints with what you know from elsewhere"
+        )
+        return lines
+
+    def _order(self) -> list[str]:
+        report = self._report
+        lines = []
+        if report.messages:
+            lines.append(
+                "proven: each author's own order, and which message of the others he had seen last"
+            )
+        if report.late:
+            lines.append(
+                f"{_counted(report.late, 'message')} of it came late: by their authors' signatures "
+                f"they are older than some that stand before them"
+            )
+        if report.forks:
+            names = ", ".join(self._labels[who] for who in report.forks[:_MOST_NAMED])
+            lines.append(f"two different messages under one number were signed by {names}")
+        return lines + self._witnessed()
+
+    def _witnessed(self) -> list[str]:
+        report, owner = self._report, self._owner
+        lines = [self._one_witness(witness) for witness in report.witnesses[:_MOST_NAMED]]
+        if len(report.witnesses) > _MOST_NAMED:
+            more = _counted(
+                len(report.witnesses) - _MOST_NAMED, "further witness", "further witnesses"
+            )
+            lines.append(f"  and {more}")
+        highest = max((witness.index for witness in report.witnesses), default=-1)
+        if lines:
+            lines.insert(0, "proven: what others signed of this chain")
+        if highest >= 0:
+            lines.append(
+                f"so blocks 0 to {highest}, and their order, are as {owner} showed them to others"
+            )
+        if highest < report.blocks - 1:
+            which = f"blocks {highest + 1} to {report.blocks - 1}" if highest >= 0 else "the blocks"
+            lines.append(
+                f"not proven: the order of {which}: no witness has them, so {owner} could have "
+                f"written them anew"
+            )
+        return lines
+
+    def _one_witness(self, witness: Witness) -> str:
+        parts = []
+        if witness.index >= 0:
+            parts.append(f"the chain up to block {witness.index}")
+        if witness.entries or not parts:
+            parts.append(f"{_counted(witness.entries, 'message')} of {self._owner}")
+        digits = _grouped(witness.who.fingerprint, 4)
+        has = " and ".join(parts)
+        return f"  {self._labels[witness.who]} has {has}; fingerprint {digits}"
+
+    def _not_shown(self) -> list[str]:
+        report = self._report
+        lines = []
+        if report.undisclosed:
+            lines.append(f"not disclosed: {_counted(report.undisclosed, 'entry', 'entries')}")
+        if report.erased:
+            lines.append(f"erased by {self._owner}: {_counted(report.erased, 'text')}")
+        if report.unseen:
+            lines.append(
+                f"not in it: {_counted(report.unseen, 'entry', 'entries')} that authors numbered "
+                f"between others of theirs"
+            )
+        return lines
+
+    def _limits(self) -> list[str]:
+        owner = self._owner
+        return [
+            f"never proven: that {owner} wrote down and shows all that was said, up to the end",
+            "never proven: any time; each is what the clock of its writer said",
+            "never proven: who could read a private message",
+            "never proven: that nobody else used a person's key",
+            f"never proven: that two names are two people, nor that no witness helps {owner}",
+        ]
+
+
+def _labels(people: set[Who]) -> dict[Who, str]:
+    """nick#tag of each, the tag as long as it takes to differ from everybody of that nick."""
+    ordered = sorted({(who.nick, who.fingerprint.hex()) for who in people})
+    padded = [("", ""), *ordered, ("", "")]
+    shared = [_shared(a[1], b[1]) if a[0] == b[0] else 0 for a, b in pairwise(padded)]
+    sizes = {
+        key: max(_TAG_DIGITS, shared[i] + 1, shared[i + 1] + 1) for i, key in enumerate(ordered)
+    }
+    return {
+        who: f"{who.nick}#{who.fingerprint.hex()[: sizes[who.nick, who.fingerprint.hex()]]}"
+        for who in people
+    }
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters they have in common before the first that differs."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _counted(count: int, what: str, plural: str = "") -> str:
+    return f"{count} {what if count == 1 else plural or what + 's'}"
+
+
+def _grouped(data: bytes, digits: int) -> str:
+    text = data.hex()
+    return " ".join(text[i : i + digits] for i in range(0, len(text), digits))
+
+
+def _time(ms: int) -> str:
+    """Of any u64, for a person."""
+    try:
+        when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+    except OverflowError:
+        return "an impossible time"
+    return f"{when:%Y-%m-%d %H:%M} UTC"
