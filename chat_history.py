@@ -266,7 +266,11 @@ def _of_block(index: int) -> Iterator[None]:
     try:
         yield
     except (WireError, CryptoError) as exc:
-        raise StoreUnreadable(f"block {index} cannot be read: {exc}") from exc
+        raise _unreadable(index, exc) from exc
+
+
+def _unreadable(index: int, exc: Exception) -> StoreUnreadable:
+    return StoreUnreadable(f"block {index} cannot be read: {exc}")
 
 
 def forget(chain: Blockchain, index: int, now_ms: int) -> Block:
@@ -295,8 +299,9 @@ def read_past(past: Past, chain: Blockchain, start: int = 0) -> Past:
         StoreUnreadable: a block that cannot be decrypted, or holds no record.
     """
     kinds = (BlockType.EVENT, BlockType.RECEIVED, BlockType.FORGET)
-    for index, header, record in chain.scan(*kinds, start=start):
-        with _of_block(index):
+    index = start
+    try:
+        for index, header, record in chain.scan(*kinds, start=start):
             match header[_TYPE_AT]:
                 case BlockType.EVENT:
                     past.read_event(Event.parse(record))
@@ -307,6 +312,8 @@ def read_past(past: Past, chain: Blockchain, start: int = 0) -> Past:
                     erased = chain.block(Block.parse(header).refers_to)
                     if erased is not None and erased.type is BlockType.RECEIVED:
                         past.read_forgotten(record, erased.timestamp_ms)
+    except (WireError, CryptoError) as exc:
+        raise _unreadable(index, exc) from exc
     return past
 
 

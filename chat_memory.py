@@ -110,7 +110,10 @@ class Memory:
         ours.updated_ms, ours.audience = feed.updated_ms, feed.audience
 
     def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
-        return self.feeds.setdefault((tag, session_id), TheirFeed(tag, session_id))
+        key = (tag, session_id)
+        if key not in self.feeds:
+            self.feeds[key] = TheirFeed(*key)
+        return self.feeds[key]
 
 
 class Incomplete(Exception):
