@@ -22,8 +22,9 @@ import hashlib
 import html
 import json
 import os.path
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
 
@@ -45,31 +46,34 @@ class _Names:
     """What everybody in a report is called: nick#tag, no two people the same."""
 
     def __init__(self, report: Report) -> None:
-        everybody = {report.owner, *(witness.who for witness in report.witnesses)}
-        for message in report.messages:
-            everybody |= {message.author, *message.witnesses}
-        namesakes: dict[str, set[str]] = defaultdict(set)
-        for who in everybody:
-            namesakes[who.nick].add(who.fingerprint.hex())
-        self._digits = {
-            (nick, digits): size
-            for nick, fingerprints in namesakes.items()
-            for digits, size in _distinct(sorted(fingerprints))
+        authors = (message.author for message in report.messages)
+        witnesses = (witness.who for witness in report.witnesses)  # those of a message among them
+        everybody = {report.owner, *authors, *witnesses, *report.forks}
+        namesakes: dict[str, list[Who]] = defaultdict(list)
+        for who in sorted(everybody, key=lambda who: who.fingerprint):
+            namesakes[who.nick].append(who)
+        self._tags = {
+            who: f"#{who.fingerprint.hex()[:size]}"
+            for people in namesakes.values()
+            for who, size in zip(people, _distinct(people), strict=True)
         }
 
-    def tag(self, who: Who) -> str:
-        digits = who.fingerprint.hex()
-        return "#" + digits[: self._digits[who.nick, digits]]
-
     def of(self, who: Who) -> str:
-        return escape_name(who.nick) + self.tag(who)
+        """`alice#2832`, escaped."""
+        return escape_name(who.nick) + self._tags[who]
+
+    def html(self, who: Who) -> str:
+        """The same for a page; isolated, so that a right-to-left name turns nothing around it."""
+        nick = html.escape(escape_name(who.nick))
+        return f'<bdi class="who">{nick}<span class="tag">{self._tags[who]}</span></bdi>'
 
 
-def _distinct(ordered: list[str]) -> Iterator[tuple[str, int]]:
-    """How much of each string it takes to tell it from its neighbours, hence from all others."""
-    shared = [len(os.path.commonprefix(pair)) for pair in pairwise(["", *ordered, ""])]  # noqa: RUF071 - no paths
-    for i, digits in enumerate(ordered):
-        yield digits, max(_TAG_DIGITS, shared[i] + 1, shared[i + 1] + 1)
+def _distinct(people: list[Who]) -> Iterator[int]:
+    """How many digits tell each of these from the one before and behind, hence from all."""
+    ordered = ["", *(who.fingerprint.hex() for who in people), ""]
+    shared = [len(os.path.commonprefix(pair)) for pair in pairwise(ordered)]  # noqa: RUF071 - no paths
+    for pair in pairwise(shared):
+        yield max(_TAG_DIGITS, max(pair) + 1)
 
 
 def _time(ms: int) -> datetime | None:
@@ -95,18 +99,18 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _listed(names: Iterable[str], most: int) -> str:
+def _listed(people: Sequence[Who], call: Callable[[Who], str]) -> str:
     """`a, b and 3 others`."""
-    shown = list(names)
-    rest = len(shown) - most
+    rest = len(people) - _NAMED_WITNESSES
     if rest > 1:  # "and 1 other" is no shorter than that one's name
-        return f"{', '.join(shown[:most])} and {rest} others"
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+        return f"{', '.join(map(call, people[:_NAMED_WITNESSES]))} and {rest} others"
+    *most, last = map(call, people)
+    return " and ".join(filter(None, [", ".join(most), last]))
 
 
 def _left_out(report: Report) -> list[str]:
     """Messages that are in the history and not in the file."""
-    parts = [f"{_counted(report.undisclosed, 'block')} not disclosed"] if report.undisclosed else []
+    parts = [f"{report.undisclosed:,} not disclosed"] if report.undisclosed else []
     return parts + ([f"{_counted(report.erased, 'text')} erased"] if report.erased else [])
 
 
@@ -120,17 +124,9 @@ def as_text(report: Report) -> str:
     terminal: `-- ` is said by Chainroom, `!! ` is an alarm, a date begins a message.
     """
     names = _Names(report)
-    said = [
-        f"History of {names.of(report.owner)}; all times are UTC",
-        f"fingerprint {_grouped(report.owner.fingerprint, 4)}",
-        f"head of {_counted(report.blocks, 'block')} {_grouped(report.head_hash, 8)}",
-        *report.lines(),
-        _CAUTION,
-    ]
-    lines = [f"-- {escape_name(line)}" for line in said]
-    if report.problem:
-        lines.insert(0, f"!! NOT PROVEN: {escape_name(report.problem)}")
-    lines.append("")
+    alarm = [f"!! NOT PROVEN: {escape_name(report.problem)}"] if report.problem else []
+    told = [*report.lines(), "the times below are UTC, as each author's clock said", _CAUTION]
+    lines = [*alarm, *(f"-- {escape_name(line)}" for line in told), ""]
     lines += [_text_line(message, names) for message in report.messages]
     counts = [_counted(len(report.messages), "message"), *_left_out(report)]
     return "\n".join([*lines, "", f"-- end: {', '.join(counts)}", ""])
@@ -140,13 +136,13 @@ def _text_line(message: Message, names: _Names) -> str:
     private = " (private)" if message.is_private else ""
     start = f"{_minute(message.sent_ms)} {names.of(message.author)}{private}: "
     if message.text is None:
-        return f"-- {start}erased; block {message.index} shows that there was a text"
+        return f"-- {start}text erased by the owner, its hash is in block {message.index}"
     return start + escape(message.text)
 
 
 _CAUTION = (
-    "this file is not the proof, and anybody can edit a file; the proof is what "
-    "`chainroom export --format proof` wrote: `chainroom verify FILE` must name this head"
+    "this file is no proof itself, anybody can edit it: `chainroom verify FILE` must say the same "
+    "of the owner's proof file"
 )
 
 
@@ -154,17 +150,19 @@ _CAUTION = (
 
 
 def as_jsonl(report: Report) -> str:
-    r"""For programs: one JSON object a line, in ASCII, so that no text can break a line.
+    """For programs: one JSON object a line, in ASCII, so that no text can break a line.
 
     First `{"type": "history", "version": 1, …}`, then a `message` for each, in the chain's order,
-    last a `summary`; without that one the file was cut.  A person is `{"nick", "fingerprint"}`,
-    bytes are hexadecimal, times are milliseconds since 1970 (any u64: a peer's clock said so), and
-    the text of an erased message is null.  All keys: docs/EXPORT.md.
+    last a `summary`; without that one the file was cut.  A person is `{"name", "nick",
+    "fingerprint"}`, a message's witnesses are names, bytes are hexadecimal, times are milliseconds
+    since 1970 (any u64: a peer's clock said so), and the text of an erased message is null.  All
+    keys: docs/EXPORT.md.
     """
+    names = _Names(report)
     first = {
         "type": "history",
         "version": JSONL_VERSION,
-        "owner": _person(report.owner),
+        "owner": _person(report.owner, names),
         "chain_id": report.chain_id.hex(),
         "blocks": report.blocks,
         "head_hash": report.head_hash.hex(),
@@ -180,7 +178,7 @@ def as_jsonl(report: Report) -> str:
         {
             "type": "message",
             "index": message.index,
-            "author": _person(message.author),
+            "author": _person(message.author, names),
             "text": message.text,
             "sent_ms": message.sent_ms,
             "appended_ms": message.appended_ms,
@@ -189,7 +187,7 @@ def as_jsonl(report: Report) -> str:
             "session_id": message.session_id.hex(),
             "seq": message.seq,
             "tag": message.tag.hex(),
-            "witnesses": [_person(who) for who in message.witnesses],
+            "witnesses": [names.of(who) for who in message.witnesses],
         }
         for message in report.messages
     ]
@@ -198,8 +196,15 @@ def as_jsonl(report: Report) -> str:
         "messages": len(report.messages),
         "undisclosed": report.undisclosed,
         "erased": report.erased,
+        "unseen": report.unseen,
+        "late": report.late,
+        "forks": [_person(who, names) for who in report.forks],
         "witnesses": [
-            {"who": _person(witness.who), "index": witness.index, "entries": witness.entries}
+            {
+                "who": _person(witness.who, names),
+                "index": witness.index,
+                "entries": witness.entries,
+            }
             for witness in report.witnesses
         ],
         "lines": report.lines(),
@@ -214,8 +219,8 @@ def _predecessor(report: Report) -> dict[str, str | int] | None:
     return {"chain_id": chain_id.hex(), "index": index, "hash": digest.hex()}
 
 
-def _person(who: Who) -> dict[str, str]:
-    return {"nick": who.nick, "fingerprint": who.fingerprint.hex()}
+def _person(who: Who, names: _Names) -> dict[str, str]:
+    return {"name": names.of(who), "nick": who.nick, "fingerprint": who.fingerprint.hex()}
 
 
 # --------------------------------------------------------------------------- HTML
@@ -228,18 +233,24 @@ def as_html(report: Report) -> str:
     its hash) and nothing else, so that even an escape that was forgotten here could do nothing.
     """
     names = _Names(report)
-    title = f"{report.owner.nick}{names.tag(report.owner)}"
-    parts = [
-        *_head(f"{'NOT PROVEN: ' if report.problem else ''}history of {_shown_name(title)}"),
-        *_masthead(report, names),
-        *_conversation(report, names),
-        *_people(report, names),
-        *_limits(report),
-        "</body>",
-        "</html>",
-        "",
-    ]
-    return "\n".join(parts)
+    owner = names.of(report.owner) if _is_known(report) else "nobody known"
+    return "\n".join(
+        [
+            *_head(f"{'NOT PROVEN: ' if report.problem else ''}history of {html.escape(owner)}"),
+            *_masthead(report, names),
+            *(_conversation(report, names) if report.messages or not report.problem else ()),
+            *(_people(report, names) if _is_known(report) else ()),
+            *_limits(report),
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _is_known(report: Report) -> bool:
+    """Whether there is an owner: a file that could not be read has none."""
+    return any(report.owner.fingerprint)
 
 
 def _shown(text: str) -> str:
@@ -269,67 +280,79 @@ def _head(title: str) -> list[str]:
     ]
 
 
-def _who(who: Who, names: _Names) -> str:
-    """A name with its tag; isolated, so that a right-to-left name turns nothing around it."""
-    nick = _shown_name(who.nick)
-    return f'<bdi class="who">{nick}<span class="tag">{names.tag(who)}</span></bdi>'
-
-
 def _masthead(report: Report, names: _Names) -> list[str]:
-    facts = [
-        ("Fingerprint", f"<code>{_grouped(report.owner.fingerprint, 4)}</code>"),
-        ("Chain", f"{_counted(report.blocks, 'block')}, {_span(report)}"),
-        ("Head", f"<code>{_grouped(report.head_hash, 8)}</code>"),
-        ("Shown", ", ".join([_counted(len(report.messages), "message"), *_left_out(report)])),
-    ]
+    facts = []
+    if _is_known(report):
+        facts.append(("Fingerprint", f"<code>{_grouped(report.owner.fingerprint, 4)}</code>"))
+    if report.blocks:
+        started, ended = _minute(report.started_ms), _minute(report.ended_ms)
+        shown = [_counted(len(report.messages), "message"), *_left_out(report)]
+        facts += [
+            ("Chain", f"{_counted(report.blocks, 'block')}, {started} to {ended} UTC"),
+            ("Head", f"<code>{_grouped(report.head_hash, 8)}</code>"),
+            ("Shown", ", ".join(shown)),
+        ]
     return [
         "<header>",
         '<p class="kicker">Chainroom history of</p>',
-        f"<h1>{_who(report.owner, names)}</h1>",
-        *_verdict(report, names),
-        "<dl>",
+        f"<h1>{names.html(report.owner) if _is_known(report) else 'nobody known'}</h1>",
+        *(_alarm(report) if report.problem else _verdict(report, names)),
+        *(["<dl>"] if facts else []),
         *(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in facts),
-        "</dl>",
+        *(["</dl>"] if facts else []),
         "</header>",
     ]
 
 
-def _span(report: Report) -> str:
-    return f"{_minute(report.started_ms)} to {_minute(report.ended_ms)} UTC"
+def _alarm(report: Report) -> list[str]:
+    return [
+        '<section class="verdict bad" role="alert">',
+        "<h2>Not proven</h2>",
+        f'<p dir="auto"><strong>{_shown(report.problem)}</strong></p>',
+        f"<p>{_UNREAD if report.exit_code == 6 else _CONTRADICTED}</p>",
+        "</section>",
+    ]
 
 
 def _verdict(report: Report, names: _Names) -> list[str]:
-    if report.problem:
-        return [
-            '<section class="verdict bad" role="alert">',
-            "<h2>Not proven</h2>",
-            f'<p dir="auto"><strong>{_shown(report.problem)}</strong></p>',
-            f"<p>{_UNREAD if report.exit_code == 6 else _CONTRADICTED}</p>",
-            "</section>",
-        ]
-    said = (
-        "Each text below carries its author’s signature" if report.messages else "No text is shown"
-    )
-    others = [_who(witness.who, names) for witness in report.witnesses]
-    if others:
-        vouched = f"Witnessed by {_listed(others, _NAMED_WITNESSES)}"
-    else:
-        vouched = f"No witness: {_who(report.owner, names)} alone vouches for the order"
+    said = "Each text below carries its author’s signature"
+    if not report.messages:
+        said = "No text is shown"
     lines = [
         '<section class="verdict good">',
         "<h2>Everything that is signed here fits</h2>",
-        f"<p>{said}. {vouched}.</p>",
+        f"<p>{said}. {_order(report, names)}.</p>",
         "</section>",
     ]
+    if report.forks:
+        forks = _listed(report.forks, names.html)
+        lines += _note("Two stories", f"Signed two different messages under one number: {forks}.")
     if report.finding:
-        lines += [
-            '<section class="verdict note">',
-            "<h2>An earlier chain of this owner was found changed</h2>",
-            f'<p dir="auto">{_shown(report.finding)}</p>',
-            "<p>This chain was begun after that, and names it.</p>",
-            "</section>",
-        ]
+        title = "What was found wrong with the chain before this one"
+        lines += _note(title, _shown(report.finding))
     return lines
+
+
+def _order(report: Report, names: _Names) -> str:
+    """Who vouches for the order, up to where."""
+    owner = names.html(report.owner)
+    last = report.blocks - 1
+    highest = max((witness.index for witness in report.witnesses), default=-1)
+    if highest < 0:
+        return f"No witness: {owner} alone vouches for the order"
+    people = [witness.who for witness in report.witnesses if witness.index >= 0]
+    seen = f"The order up to block {highest} of {last} is witnessed by "
+    seen += _listed(people, names.html)
+    return seen if highest == last else f"{seen}; for what follows, {owner} alone vouches"
+
+
+def _note(title: str, text: str) -> list[str]:
+    return [
+        '<section class="verdict note">',
+        f"<h2>{title}</h2>",
+        f'<p dir="auto">{text}</p>',
+        "</section>",
+    ]
 
 
 _UNREAD = "The file could not be checked. That says nothing about the history, good or bad."
@@ -374,14 +397,14 @@ def _article(message: Message, names: _Names, day: str, *, is_proven: bool) -> l
             clock = f"{when.day} {when:%b %Y} {clock}"
         clock = f'<time datetime="{when:%Y-%m-%dT%H:%M:%SZ}">{clock}</time>'
     if message.text is None:
-        text = '<p class="erased">The text was erased; its block shows that there was one.</p>'
+        text = '<p class="erased">The owner erased this text.</p>'
     else:
         text = f'<div class="text" dir="auto">{_shown(message.text)}</div>'
     own = ' class="own"' if message.is_own else ""
     private = ' <span class="label">private</span>' if message.is_private else ""
     return [
         f'<li id="block-{message.index}"{own}>',
-        f'<p class="by">{clock} {_who(message.author, names)}{private}</p>',
+        f'<p class="by">{clock} {names.html(message.author)}{private}</p>',
         text,
         f'<p class="mark">{" · ".join(_marks(message, names, is_proven=is_proven))}</p>',
         "</li>",
@@ -394,42 +417,46 @@ def _marks(message: Message, names: _Names, *, is_proven: bool) -> Iterator[str]
     if not is_proven:
         yield '<span class="bad">not proven</span>'
         return
-    if message.text is not None:
-        author = _who(message.author, names)
-        yield f'<span class="good">signed by {author}</span>'
+    what = "signed by" if message.text is not None else "its hash signed by"
+    yield f'<span class="good">{what} {names.html(message.author)}</span>'
     if message.witnesses:
-        witnesses = (_who(who, names) for who in message.witnesses)
-        yield f"witnessed by {_listed(witnesses, _NAMED_WITNESSES)}"
+        yield f"witnessed by {_listed(message.witnesses, names.html)}"
     else:
         yield "no witness"
 
 
 def _people(report: Report, names: _Names) -> list[str]:
     """Everybody with the whole fingerprint: the owner first, then as they are called."""
-    wrote = Counter(message.author for message in report.messages)
-    witnesses = {witness.who: witness for witness in report.witnesses}
-    others = (wrote.keys() | witnesses.keys()) - {report.owner}
+    wrote = Counter(message.author.fingerprint for message in report.messages)
+    witnesses = {witness.who.fingerprint: witness for witness in report.witnesses}
+    everybody = {m.author for m in report.messages} | {w.who for w in report.witnesses}
+    called: dict[bytes, list[Who]] = {report.owner.fingerprint: [report.owner]}
+    for who in sorted(everybody - {report.owner}, key=names.of):
+        called.setdefault(who.fingerprint, []).append(who)
     lines = ['<section class="people">', "<h2>People and witnesses</h2>", "<ul>"]
-    for who in [report.owner, *sorted(others, key=names.of)]:
-        roles = ["owner of this history"] if who == report.owner else []
-        if wrote[who]:
-            roles.append(f"{_counted(wrote[who], 'message')} shown")
-        roles += _witnessed(witnesses.get(who))
+    for fingerprint, nicks in called.items():
+        roles = ["owner of this history"] if fingerprint == report.owner.fingerprint else []
+        if wrote[fingerprint]:
+            roles.append(f"{_counted(wrote[fingerprint], 'message')} shown")
+        if fingerprint in witnesses:
+            roles.append(_witnessed(witnesses[fingerprint]))
         lines += [
             "<li>",
-            f"<p>{_who(who, names)}</p>",
-            f"<code>{_grouped(who.fingerprint, 4)}</code>",
+            f"<p>{', also '.join(names.html(who) for who in nicks)}</p>",
+            f"<code>{_grouped(fingerprint, 4)}</code>",
             f'<p class="roles">{" · ".join(roles)}</p>',
             "</li>",
         ]
     return [*lines, "</ul>", "</section>"]
 
 
-def _witnessed(witness: Witness | None) -> Iterator[str]:
-    if witness is not None and witness.index >= 0:
-        yield f"witness: says to hold the owner’s signed head of block {witness.index}"
-    if witness is not None and witness.entries:
-        yield f"signed to hold {_counted(witness.entries, 'message')} of the owner"
+def _witnessed(witness: Witness) -> str:
+    signed = []
+    if witness.index >= 0:
+        signed.append(f"for the owner’s chain up to block {witness.index}")
+    if witness.entries or not signed:
+        signed.append(f"for {_counted(witness.entries, 'message')} of the owner")
+    return f"signed {' and '.join(signed)}"
 
 
 def _limits(report: Report) -> list[str]:
@@ -437,11 +464,18 @@ def _limits(report: Report) -> list[str]:
         '<section class="limits">',
         "<h2>What this proves, and what it does not</h2>",
         "<ul>",
-        *(f'<li dir="auto">{_shown_name(line)}</li>' for line in report.lines()),
+        *(_told(line) for line in report.lines()),
         "</ul>",
         f"<p>{_PICTURE}</p>",
         "</section>",
     ]
+
+
+def _told(line: str) -> str:
+    """An indented line belongs to the one before; `proven:` and its like stand out."""
+    part = ' class="part"' if line.startswith(" ") else ""
+    shown = re.sub("^((not |never )?proven:)", r"<strong>\1</strong>", _shown_name(line.strip()))
+    return f'<li{part} dir="auto">{shown}</li>'
 
 
 _PICTURE = (
@@ -518,10 +552,12 @@ main li { padding: .55rem 0 .55rem 5.25rem; border-left: 0 solid; }
 .mark .tag { color: inherit; }
 .legend { margin-top: .25rem; color: var(--soft); font-size: .875rem; }
 .people, .limits { margin-top: 3rem; }
-.people li, .limits li { padding: .6rem 0; border-bottom: 1px solid var(--line); }
+.people li, .limits li { padding: .6rem 0; border-top: 1px solid var(--line); }
 .people .who { font-weight: 600; }
 .roles { color: var(--soft); font-size: .875rem; }
-.people ul, .limits ul { margin-top: .75rem; border-top: 1px solid var(--line); }
+.people ul, .limits ul { margin-top: .75rem; border-bottom: 1px solid var(--line); }
+.limits { font-size: .9375rem; }
+.limits .part { padding: 0 0 .5rem 1.5rem; border: 0; color: var(--soft); font-size: .875rem; }
 .limits p { margin-top: 1rem; }
 @media (max-width: 34rem) {
   body { padding-top: 1.25rem; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import json
 import re
 import struct
@@ -16,9 +17,11 @@ import pytest
 from chromium import Chromium, find_chromium
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded_member import RecordedMember
+from simulated_room import SimulatedRoom
 
 from chat_export import JSONL_VERSION, as_html, as_jsonl, as_text
-from chat_proof import Message, Report, Who, Witness
+from chat_proof import Message, Report, Who, Witness, check_proof, make_proof
 
 ALICE, BOB, CAROL = (Who(hashlib.sha256(n.encode()).digest(), n) for n in ("alice", "bob", "carol"))
 HOSTILE = [
@@ -75,6 +78,8 @@ def message(
 
 
 def report(*messages: Message, **changes: object) -> Report:
+    """A report of alice's, in which all fits; witnesses are those of its messages."""
+    witnesses = (who for message in messages for who in message.witnesses)
     made = Report(
         owner=ALICE,
         chain_id=bytes(range(16)),
@@ -88,7 +93,7 @@ def report(*messages: Message, **changes: object) -> Report:
         messages=messages,
         undisclosed=0,
         erased=0,
-        witnesses=(),
+        witnesses=tuple(Witness(who, 31, 1) for who in dict.fromkeys(witnesses)),
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
@@ -158,16 +163,15 @@ def test_a_private_message_says_that_it_is() -> None:
 def test_text_says_whose_it_is_what_is_proven_and_that_it_is_no_proof_itself() -> None:
     made = report(message(5, ALICE, "hello"), undisclosed=2, erased=1)
     text = as_text(made)
-    assert text.startswith("-- History of alice#2bd8; all times are UTC\n-- fingerprint 2bd8 06c9 ")
     for line in made.lines():
-        assert f"\n-- {line}\n" in text
-    assert "anybody can edit a file" in text
+        assert f"-- {line}\n" in text
+    assert "anybody can edit it" in text
     assert "00010203 04050607" in text, "the head, to compare with the proof's"
 
 
 def test_text_ends_with_what_it_holds_so_that_a_cut_shows() -> None:
     text = as_text(report(message(5, ALICE, "hello"), undisclosed=2, erased=1))
-    assert text.endswith("\n-- end: 1 message, 2 blocks not disclosed, 1 text erased\n")
+    assert text.endswith("\n-- end: 1 message, 2 not disclosed, 1 text erased\n")
 
 
 def test_nobody_can_fake_a_line_of_the_text() -> None:
@@ -184,7 +188,7 @@ def test_nothing_in_the_text_moves_a_cursor_or_turns_a_line() -> None:
 
 
 def test_an_erased_message_is_said_by_the_program() -> None:
-    assert "\n-- 2026-11-25 09:41 bob#81b6: erased; block 7 " in as_text(
+    assert "\n-- 2026-11-25 09:41 bob#81b6: text erased by the owner, " in as_text(
         report(message(7, BOB, None))
     )
 
@@ -208,14 +212,19 @@ def test_json_lines_are_a_history_its_messages_and_a_summary() -> None:
     first, own, theirs, last = map(json.loads, as_jsonl(made).splitlines())
     assert first["type"] == "history"
     assert first["version"] == JSONL_VERSION
-    assert first["owner"] == {"nick": "alice", "fingerprint": ALICE.fingerprint.hex()}
+    assert first["owner"] == {
+        "name": "alice#2bd8",
+        "nick": "alice",
+        "fingerprint": ALICE.fingerprint.hex(),
+    }
     assert (first["blocks"], first["exit_code"], first["problem"]) == (40, 0, "")
     assert own["type"] == "message"
     assert (own["index"], own["text"], own["own"], own["private"]) == (5, "hello", True, False)
-    assert own["witnesses"] == [{"nick": "bob", "fingerprint": BOB.fingerprint.hex()}]
+    assert own["witnesses"] == ["bob#81b6"]
     assert (theirs["text"], theirs["own"], theirs["private"]) == (None, False, True)
     assert last["type"] == "summary"
     assert (last["messages"], last["undisclosed"], last["erased"]) == (2, 2, 1)
+    assert last["witnesses"][0]["who"]["name"] == "bob#81b6"
     assert last["witnesses"][0]["index"] == 31
     assert last["lines"] == made.lines()
 
@@ -255,6 +264,15 @@ def test_two_people_are_never_called_the_same() -> None:
     for shown in (as_text(made), words(as_html(made))):
         assert "alice#2bd806c" in shown
         assert "alice#2bd8060" in shown
+
+
+def test_who_changed_his_name_is_one_person_with_two_names() -> None:
+    renamed = Who(ALICE.fingerprint, "al")
+    page = as_html(report(message(5, renamed, "one"), message(6, ALICE, "two")))
+    digits = ALICE.fingerprint.hex()
+    people = words(page[page.index("<h2>People") :])
+    assert f"alice#{digits[:4]}, also al#{digits[:4]}" in people
+    assert "owner of this history · 2 messages shown" in people
 
 
 def test_every_whole_fingerprint_is_on_the_page() -> None:
@@ -317,19 +335,15 @@ def test_a_message_says_its_block_its_signature_and_its_witnesses() -> None:
 
 def test_many_witnesses_are_counted_beside_a_message_and_named_below() -> None:
     crowd = tuple(Who(bytes([i]) * 32, f"p{i}") for i in range(30))
-    made = report(
-        message(5, BOB, "hi", witnesses=crowd),
-        witnesses=tuple(Witness(who, 31, 1) for who in crowd),
-    )
+    made = report(message(5, BOB, "hi", witnesses=crowd))
     page = words(as_html(made))
     assert "witnessed by p0#0000, p1#0101, p2#0202 and 27 others" in page
     assert "p29#1d1d" in page
 
 
-def test_an_erased_text_is_neither_shown_nor_called_signed() -> None:
+def test_of_an_erased_text_the_hash_is_called_signed() -> None:
     page = words(as_html(report(message(17, BOB, None), erased=1)))
-    assert "The text was erased" in page
-    assert "signed by bob" not in page
+    assert "The owner erased this text. block 17 · its hash signed by bob#81b6" in page
 
 
 def test_days_are_the_owners_and_a_message_of_another_day_has_its_date() -> None:
@@ -364,9 +378,64 @@ def test_a_problem_is_a_banner_in_words_and_nothing_else_says_proven(
     assert "signed here fits" not in page
 
 
+def test_a_file_that_could_not_be_read_shows_no_owner_no_chain_and_no_people() -> None:
+    made = check_proof(b"no proof")
+    page = words(as_html(made))
+    assert "NOT PROVEN: history of nobody known" in page
+    assert "Not proven " + html.escape(made.problem) in page
+    for word in ("Fingerprint", "1970", "0000", "blocks", "People"):
+        assert word not in page
+    assert as_text(made).startswith(f"!! NOT PROVEN: {made.problem}\n")
+    assert json.loads(as_jsonl(made).splitlines()[0])["exit_code"] == 6
+
+
+def test_the_page_says_up_to_where_the_order_is_witnessed_and_by_whom() -> None:
+    def said(*witnesses: Witness) -> str:
+        return words(as_html(report(message(5, BOB, "hi"), blocks=40, witnesses=witnesses)))
+
+    assert "No witness: alice#2bd8 alone vouches for the order." in said()
+    assert "No witness: alice#2bd8 alone" in said(Witness(BOB, -1, 3))
+    part = "The order up to block 31 of 39 is witnessed by bob#81b6"
+    assert f"{part}; for what follows, alice#2bd8 alone vouches." in said(Witness(BOB, 31, 0))
+    assert "up to block 39 of 39 is witnessed by bob#81b6." in said(Witness(BOB, 39, 0))
+
+
+def test_who_told_two_stories_is_named_above_the_conversation() -> None:
+    page = words(as_html(report(message(5, BOB, "hi"), forks=(CAROL,))))
+    assert page.index("two different messages under one number: carol#4c26") < page.index(
+        "Conversation"
+    )
+
+
 def test_a_predecessors_finding_is_said_above_the_conversation() -> None:
     page = words(as_html(report(finding="EDITED@17: somebody edited block 17")))
     assert page.index("EDITED@17: somebody") < page.index("Conversation")
+
+
+# --------------------------------------------------------------------------- of a real chain
+
+
+def test_what_a_real_chain_proves_is_what_all_three_say(tmp_path: Path) -> None:
+    room = SimulatedRoom()
+    with RecordedMember(room, "alice", tmp_path / "chain.db") as alice:
+        room.connect(alice)
+        bob = room.join("bob")
+        room.passes(5)
+        for member, line in ((alice, "hello"), (bob, "/msg alice psst"), (alice, "<ok> & out")):
+            member.types(line)
+            room.passes(5)
+        made = check_proof(make_proof(alice.file, nick="alice"))
+    assert (made.exit_code, made.problem) == (0, "")
+    page, text = as_html(made), as_text(made)
+    assert Outline(page).texts == ["hello", "psst", "<ok> & out"]
+    assert "witnessed by bob#" in words(page)
+    for said in ("alice#{}: hello", "bob#{} (private): psst", "alice#{}: <ok> & out"):
+        assert re.search(said.format("[0-9a-f]{4}").replace("(", r"\(").replace(")", r"\)"), text)
+    assert [json.loads(line).get("text") for line in as_jsonl(made).splitlines()[1:-1]] == [
+        "hello",
+        "psst",
+        "<ok> & out",
+    ]
 
 
 # --------------------------------------------------------------------------- in a browser
