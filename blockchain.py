@@ -466,7 +466,8 @@ class Blockchain:
             raise _unreadable(path, exc) from exc
         with suppress(Malformed):  # then `verify` says what is wrong with it
             chain._last = _parsed(last) if last else None
-        if path.with_name(path.name + "-wal").stat().st_size:
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
             # After a crash, maybe in the middle of `forget`: the old bytes go now.  If the disk is
             # full, they go at the next chance, as the rest of what SQLite writes.
             with suppress(*_SQLITE_ERRORS):
