@@ -1,6 +1,6 @@
 """A checked history as a file for people and programs: text, JSON Lines, one page of HTML.
 
-What lives here: how a `chat_proof.Report` looks.  What it does not know: chains, proofs, keys,
+What lives here: how a `chat_report.Report` looks.  What it does not know: chains, proofs, keys,
 files.  Whatever is shown comes from a report, so what is exported is what was checked.
 
     page = as_html(check_proof(make_proof(chain, nick="alice")))
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
 
-from chat_proof import Message, Report, Who, Witness
+from chat_report import Message, Report, Who, Witness
 from chat_terminal import escape, escape_name
 
 __all__ = ["JSONL_VERSION", "as_html", "as_jsonl", "as_text"]

@@ -56,7 +56,6 @@ NEIGHBOURS = {
     "chat_proof": {"chat_audit"},
     "chat_checkpoint": {"blockchain"},
     "chat_profile": {"chat_audit", "chat_history"},
-    "chat_export": {"chat_proof"},
     "chat_settings": {"chat_profile"},
     "chat_offline": {"chat_answers"},
     "chat_engine": {"chat_answers"},

@@ -21,7 +21,8 @@ from recorded_member import RecordedMember
 from simulated_room import SimulatedRoom
 
 from chat_export import JSONL_VERSION, as_html, as_jsonl, as_text
-from chat_proof import Message, Report, Who, Witness, check_proof, make_proof
+from chat_proof import check_proof, make_proof
+from chat_report import Message, Report, Who, Witness
 
 ALICE, BOB, CAROL = (Who(hashlib.sha256(n.encode()).digest(), n) for n in ("alice", "bob", "carol"))
 HOSTILE = [
