@@ -301,7 +301,7 @@ def read_past(past: Past, chain: Blockchain, start: int = 0) -> Past:
     kinds = (BlockType.EVENT, BlockType.RECEIVED, BlockType.FORGET)
     index = start
     try:
-        for index, header, record in chain.scan(*kinds, start=start):
+        for index, header, record in chain.scan(*kinds, start=start):  # noqa: B007 - below
             match header[_TYPE_AT]:
                 case BlockType.EVENT:
                     past.read_event(Event.parse(record))

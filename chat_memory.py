@@ -250,7 +250,6 @@ class Past:
             session_id = sessions[number][0]
             feed = TheirFeed(tag, session_id, highest, last_id, missing, updated_ms)
             feed.audience = audiences[audience]
-            feed.resume_stay(1)
             past._all.feeds[tag, session_id] = feed
             past._first[session_id][tag] = first
         r.end()
