@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 _Records = Iterator[tuple[int, bytes, bytes]]  # index, header, record in clear
 
 _TAG_DIGITS = 4
+_MESSAGES = (BlockType.SENT, BlockType.RECEIVED)
 _TYPE_AT, _TIME_AT = 4, 62  # in a header (CHAIN_FORMAT.md 2)
 # Of a signed entry (CHAIN_FORMAT.md 3): head ‖ salt ‖ text (u16 length) ‖ signature.
 _TEXT_AT = 146 + 16 + 2
@@ -220,15 +221,15 @@ def history(
     Raises:
         StoreUnreadable: a block that cannot be decrypted, or holds no record.
     """
-    events, messages = (BlockType.EVENT, BlockType.CONTROL), (BlockType.SENT, BlockType.RECEIVED)
+    events = (BlockType.EVENT, BlockType.CONTROL)
     search = _Search(find) if find else None
     if before is None:
         people = _People(chain.scan(*events))
-        latest_first = chain.scan(*messages, newest_first=True)
+        latest_first = chain.scan(*_MESSAGES, newest_first=True)
         found = list(islice(_said(latest_first, people, search), count))[::-1]
     else:
         people = _People(_below(before, chain.scan(*events)))
-        verified = _below(before, chain.scan(*messages))
+        verified = _below(before, chain.scan(*_MESSAGES))
         found = list(deque(_said(verified, people, search), count))
     return [people.line(said, numbered=numbered) for said in found]
 
@@ -283,8 +284,9 @@ def forget(chain: Blockchain, index: int, now_ms: int) -> Block:
         ValueError, StoreFailed, StoreUnreadable: as `Blockchain.forget`.
     """
     block = chain.block(index)
-    has_text = block is not None and block.type in (BlockType.SENT, BlockType.RECEIVED)
-    kept = kept_of(chain.record(block)) if block is not None and has_text else b""
+    kept = b""
+    if block is not None and block.type in _MESSAGES and not block.is_erased:
+        kept = kept_of(chain.record(block))
     return chain.forget(index, now_ms, kept)
 
 

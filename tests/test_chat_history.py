@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from simulated_room import LOBBY, keystore, session_keys
 
 import chat_history
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow, StoreUnreadable
-from chat_history import history, recall
-from chat_memory import FEEDS_TABLE, MEMBERS_TABLE
+from chat_history import forget, history, read_past, recall
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Incomplete, Past
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     Bundle,
@@ -25,7 +28,7 @@ from chat_messages import (
     SignedEntry,
 )
 from chat_terminal import Kind, Line
-from chat_wire import u64
+from chat_wire import prefixed, u64
 from crypto_utils import RoomSecret, SigningKey, pair_tag
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
@@ -254,6 +257,26 @@ def test_only_what_is_found_counts(book: Book) -> None:
     assert book.texts(9, "fish") == []
 
 
+def test_the_last_ones_are_read_from_the_end_and_nothing_more(book: Book) -> None:
+    no_entry(book)
+    for number in range(3):
+        book.says(book.bob, f"{number}")
+    assert book.texts(2) == ["1", "2"]
+    assert book.texts(1, "1") == ["1"]
+    assert history(book.chain, 0) == []
+    with pytest.raises(StoreUnreadable):
+        book.texts(4)
+
+
+def test_lines_name_their_blocks_where_that_is_asked_for(book: Book) -> None:
+    book.says(book.bob, "one")
+    book.says(book.alice, "two", book.pair(book.bob))
+    labels = [line.author for line in history(book.chain, 9, numbered=True)]
+    assert labels == [f"[4] {book.bob.name}", f"[5] {book.alice.name} (private)"]
+    (line,) = history(book.chain, 9, "TWO", numbered=True)
+    assert line.author == labels[1]
+
+
 @pytest.mark.parametrize(
     ("text", "find"),
     [
@@ -276,6 +299,50 @@ def test_case_and_the_encoding_of_accents_make_no_difference(
 ) -> None:
     book.says(book.bob, text)
     assert book.texts(find=find) == [text]
+
+
+def slowly_folded(text: str) -> str:
+    """What `find` means, written down once more."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+# Letters whose folding is the hardest there is, beside plain ones.
+TEXTS = st.text(
+    st.sampled_from(
+        "aAbBsSkKiıIİßẞſﬁΣςσΐΰǰǰéÉe\u0301\u0323\u0345ªÅ" + "Åñйё가각ᄀ\u1161が か\u3099\n.*"
+    ),
+    max_size=6,
+) | st.text(max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, TEXTS.filter(bool), TEXTS)
+def test_a_search_finds_exactly_what_folding_every_text_would_find(
+    before: str, find: str, behind: str
+) -> None:
+    for text in (before + find + behind, before + find.upper() + behind, before + behind):
+        data = text.encode()
+        record = bytes(146 + 16) + prefixed(data) + bytes(64)
+        is_there = slowly_folded(find) in slowly_folded(text)
+        assert chat_history._Search(find).may_match(record) == is_there
+
+
+def test_letters_that_are_folded_alone_fold_alone() -> None:
+    plain = chat_history._PLAIN
+    for char in filter(plain.fullmatch, map(chr, range(0x110000))):
+        folded = slowly_folded(char)
+        assert folded == char.casefold()
+        parts = unicodedata.normalize("NFD", char)
+        assert not unicodedata.combining(parts[0]), "it would move, or join what stands before it"
+        assert slowly_folded(f"e{char}e") == f"e{folded}e"
+        assert slowly_folded(f"\uac00{char}") == f"\uac00{folded}"
+
+
+@pytest.mark.parametrize(
+    "record", [b"", bytes(227), bytes(146 + 16) + b"\0\1" + bytes(64), b"\0\2\xff\0".rjust(166)]
+)
+def test_a_record_that_is_no_entry_is_looked_at_whatever_is_looked_for(record: bytes) -> None:
+    assert chat_history._Search("x").may_match(record)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +440,67 @@ def test_a_block_from_before_that_stands_behind_is_not_shown_again(book: Book) -
     assert [line.text for line in history(book.chain, 10, before=6)] == ["one", "two"]
 
 
+# --------------------------------------------------------------------------- what was erased
+
+
+def test_an_erased_text_is_not_there_and_what_is_remembered_of_its_feed_is_as_before(
+    book: Book,
+) -> None:
+    for author, text in ((book.bob, "one"), (book.alice, "two"), (book.bob, "three")):
+        book.says(author, text)
+    book.says(book.carol, "four")
+    before = recall(book.chain, LOBBY)
+    for index in (6, 5, 7, 4):
+        block = forget(book.chain, index, NOW_MS)
+        assert (block.type, block.refers_to) == (BlockType.FORGET, index)
+        assert recall(book.chain, LOBBY) == before
+    assert book.texts() == []
+    assert book.chain.verify().ok
+
+
+def test_forgetting_keeps_the_head_and_the_signature_alone(book: Book) -> None:
+    signed = book.says(book.bob, "a secret")
+    block = forget(book.chain, 4, NOW_MS)
+    assert book.chain.record(block) == signed.entry.head + signed.signature
+
+
+@pytest.mark.parametrize("index", [0, 1, 5, 99, -1])
+def test_what_is_no_message_cannot_be_forgotten(book: Book, index: int) -> None:
+    book.says(book.bob, "one")
+    forget(book.chain, 4, NOW_MS)
+    before = book.chain.head()
+    with pytest.raises(
+        ValueError, match=r"^(there is no block|block|the text of block) "
+    ) as problem:
+        forget(book.chain, index, NOW_MS)
+    assert "\n" not in str(problem.value)
+    with pytest.raises(ValueError, match="erased already"):
+        forget(book.chain, 4, NOW_MS)
+    assert book.chain.head() == before
+
+
 # --------------------------------------------------------------------------- recall
+
+
+def test_a_past_may_be_read_in_parts(book: Book) -> None:
+    book.says(book.bob, "one")
+    past = read_past(Past(), book.chain)
+    following = book.chain.get_latest_block().index + 1
+    book.says(book.bob, "two")
+    book.event(EventKind.IGNORE, book.carol.fingerprint)
+    read_past(past, book.chain, following)
+    assert recall(book.chain, LOBBY, past) == recall(book.chain, LOBBY)
+
+
+def test_who_was_left_out_of_a_past_and_writes_again_makes_it_incomplete(book: Book) -> None:
+    book.says(book.bob, "one")
+    past = read_past(Past(), book.chain)
+    past.forget(NOW_MS)
+    following = book.chain.get_latest_block().index + 1
+    read_past(past, book.chain, following)
+    book.says(book.bob, "two")
+    with pytest.raises(Incomplete):
+        read_past(past, book.chain, following)
 
 
 def remember(book: Book, table: str, key: bytes, value: bytes) -> None:
