@@ -570,10 +570,12 @@ class Blockchain:
             raise
 
     def _sealed(self, draft: Draft, now_ms: int) -> Block:
-        latest = self.get_latest_block()
-        bare = Block(
+        """The block that comes next, mined if it is a sent one, not signed yet."""
+        latest, is_sent = self.get_latest_block(), draft.type is BlockType.SENT
+        bare = _HEADER.pack(
+            _MAGIC,
             draft.type,
-            DEFAULT_DIFFICULTY if draft.type is BlockType.SENT else 0,
+            DEFAULT_DIFFICULTY if is_sent else 0,
             latest.chain_id,
             latest.index + 1,
             latest.calculate_hash(),
@@ -583,21 +585,21 @@ class Blockchain:
             0,
             draft.refers_to,
         )
-        body = seal(self._body_key(bare), draft.record, _associated(bare.header))
-        block = replace(bare, body=body, body_hash=hashlib.sha256(body).digest())
-        return block.mine_block(DEFAULT_DIFFICULTY) if draft.type is BlockType.SENT else block
+        body = seal(self._body_key(bare), draft.record, _associated(bare))
+        body_hash = hashlib.sha256(body).digest()
+        block = Block.parse(bare[:_AAD_BYTES] + body_hash + bare[_ENTRY_ID_AT:], body)
+        return block.mine_block(DEFAULT_DIFFICULTY) if is_sent else block
 
     def _insert(self, block: Block) -> Block:
         """Signs and inserts; the caller's transaction is open."""
         signed_part = _signed(block, block.chain_id)
         signature = self._keys.chain_signing_key.sign(Label.BLOCK_SIG, signed_part)
-        signed = replace(block, signature=signature)
         self._db.execute(
             "INSERT INTO blocks VALUES (?, ?, ?, ?)",
-            (signed.index, signed.header, signature, signed.body),
+            (block.index, block.header, signature, block.body),
         )
-        self._last = signed
-        return signed
+        self._last = Block.parse(block.header, block.body, signature)
+        return self._last
 
     # ----------------------------------------------------------------- read
 
@@ -649,7 +651,7 @@ class Blockchain:
         if block.is_erased:
             raise StoreUnreadable(f"the text of block {block.index} is erased")
         try:
-            return open_sealed(self._body_key(block), block.body, _associated(block.header))
+            return open_sealed(self._body_key(block.header), block.body, _associated(block.header))
         except CryptoError as exc:
             raise StoreUnreadable(f"block {block.index} cannot be read: {exc}") from exc
 
@@ -727,8 +729,9 @@ class Blockchain:
         # `rest` is ours, never from outside.
         return self._db.execute(f"SELECT idx, header, signature, body FROM blocks {rest}", values)  # noqa: S608
 
-    def _body_key(self, block: Block) -> bytes:
-        return mac(self._keys.chain_data_key, Label.BODY_KEY, block.header[6:30])
+    def _body_key(self, header: bytes) -> bytes:
+        """Of the block with this chain_id and index."""
+        return mac(self._keys.chain_data_key, Label.BODY_KEY, header[6:_PREVIOUS_AT])
 
     @property
     def _keys(self) -> Keystore:
