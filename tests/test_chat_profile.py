@@ -12,24 +12,33 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import simulated_room
+from simulated_room import LOBBY
 
 import chat_profile
-from blockchain import Block, Blockchain, BlockType, Draft
+import crypto_utils
+from blockchain import Block, Blockchain, BlockType, Draft, SideRow
+from chat_checkpoint import CHECKPOINT_TABLE, Checkpoint
+from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, Memory
+from chat_messages import Bundle, Entry, EntryKind, Event, EventKind
 from chat_profile import (
     Profile,
     ProfileDamaged,
     ProfileError,
     ProfileLocked,
+    ProfileSealed,
     check_profile_name,
     default_home,
     verify_profile,
 )
-from crypto_utils import Identity, Keystore
+from chat_wire import u64
+from crypto_utils import BadSignature, Identity, Keystore, SigningKey
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
 
@@ -524,8 +533,8 @@ def empty(home: Path) -> bytes:
     return tamper(home, "DELETE FROM blocks")
 
 
-def replace(home: Path) -> bytes:
-    """By a whole chain of the same keys: what was written so far is gone."""
+def exchange(home: Path) -> bytes:
+    """For a whole chain of the same keys: what was written so far is gone."""
     path = folder(home) / "chain.db"
     keystore = Keystore.parse((folder(home) / "keys").read_bytes())
     path.unlink()
@@ -542,7 +551,7 @@ TAMPERED: list[tuple[Callable[[Path], bytes], str, int]] = [
     (delete, "MISSING@3", 2),
     (forge_last, f"FORGED@{COINS}", COINS - 1),
     (empty, "MISSING@0", 0),
-    (replace, "REWRITTEN@0", 1),
+    (exchange, "REWRITTEN@0", 1),
 ]
 
 
@@ -639,6 +648,572 @@ def test_a_damaged_chain_does_not_hide_what_is_known_of_the_one_before(home: Pat
     Profile.open(home).close()
     garbage(folder(home) / "chain.db")
     assert codes(home) == [4, 6]
+
+
+# --------------------------------------------------------------------------- checkpoints
+
+NOW_MS = 1_700_000_000_000
+
+
+@cache
+def bundle_of(name: str) -> tuple[SigningKey, Bundle]:
+    """A session of somebody else's."""
+    key, keystore = SigningKey.generate(), simulated_room.keystore(name)
+    sek = simulated_room.session_keys("everybody", 0).get_public_key()
+    chain = (keystore.chain_id, keystore.chain_signing_key.public)
+    ours = (keystore.identity, LOBBY, name, key.public[:16], key, 1, sek)
+    return key, Bundle.create(*ours, *chain)
+
+
+def meet(profile: Profile, name: str) -> None:
+    event = Event(EventKind.BUNDLE, bundle_of(name)[1].raw)
+    draft = Draft(BlockType.EVENT, event.serialize(), event.event_id)
+    profile.chain.add_block(draft, NOW_MS)
+
+
+def hear(profile: Profile, name: str, *seqs: int, at_ms: int = NOW_MS) -> None:
+    """Receives messages of somebody, each in its place in his feed."""
+    key, bundle = bundle_of(name)
+    for seq in seqs:
+        zeros = bytes(32)
+        place = (LOBBY.tag, bundle.session_id, seq, zeros, zeros, NOW_MS)
+        entry = Entry(EntryKind.CHAT, *place, b"s" * 16, b"hello %d" % seq)
+        draft = Draft(BlockType.RECEIVED, entry.sign(key).serialize(), entry.entry_id)
+        stay = SideRow(FEEDS_TABLE, LOBBY.tag + bundle.session_id, u64(1))
+        profile.chain.append([draft], at_ms, [stay])
+
+
+def ignore(profile: Profile, number: int) -> None:
+    event = Event(EventKind.IGNORE, bytes((number,)) * 32)
+    profile.chain.add_block(Draft(BlockType.EVENT, event.serialize(), event.event_id), NOW_MS)
+
+
+def edited(home: Path, index: int) -> None:
+    flip(home, "body", index, 20)
+
+
+@pytest.fixture(scope="module")
+def noted_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Evidence with 3 coins; a chain with a checkpoint at block 8 and six blocks behind it."""
+    home = tmp_path_factory.mktemp("noted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Keystore, "generate", lambda: keys("alice"))
+        with Profile.open(home) as profile:
+            say(profile, 0, 1, 2, 3)
+        edited(home, 4)
+        with Profile.open(home) as profile:
+            meet(profile, "bob")
+            hear(profile, "bob", 1, 2, 4)
+            say(profile, 11, 12)
+            ignore(profile, 1)
+            ignore(profile, 2)
+            profile.checkpoint(NOW_MS)
+            assert profile.chain.head().index == 8
+            hear(profile, "bob", 3)
+            meet(profile, "carol")
+            hear(profile, "carol", 2)
+            ignore(profile, 3)
+            say(profile, 13, 14)
+    return home
+
+
+@pytest.fixture
+def noted(noted_home: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(noted_home, tmp_path / "noted")
+
+
+def note_of(home: Path) -> Checkpoint:
+    keystore = Keystore.parse((folder(home) / "keys").read_bytes())
+    chain = Blockchain.open(folder(home) / "chain.db", keystore)
+    found = Checkpoint.read(chain, keystore.chain_id)
+    chain.close()
+    assert found is not None
+    return found
+
+
+def put_note(home: Path, value: bytes) -> None:
+    """As only this program could: under the chain's own key."""
+    keystore = Keystore.parse((folder(home) / "keys").read_bytes())
+    chain = Blockchain.open(folder(home) / "chain.db", keystore)
+    chain.append([], NOW_MS, [SideRow(CHECKPOINT_TABLE, b"", value)])
+    chain.close()
+
+
+def amounts_to(home: Path) -> tuple[Memory, int, str]:
+    with Profile.open(home) as profile:
+        memory = profile.recall(LOBBY)
+        assert profile.chain.verify().ok
+        return memory, profile.balance(), str(profile.verdict)
+
+
+def without_its_past(home: Path) -> None:
+    put_note(home, replace(note_of(home), past=b"").serialize())
+
+
+def with_a_damaged_past(home: Path) -> None:
+    put_note(home, replace(note_of(home), past=note_of(home).past[:-1]).serialize())
+
+
+def with_other_evidence(home: Path) -> None:
+    put_note(home, replace(note_of(home), evidence=(("evidence-1.db", 1),), coins=99).serialize())
+
+
+def of_another_hash(home: Path) -> None:
+    put_note(home, replace(note_of(home), hash=bytes(32), coins=99, past=b"").serialize())
+
+
+def of_a_later_block(home: Path) -> None:
+    put_note(home, replace(note_of(home), index=99, coins=99).serialize())
+
+
+def of_another_chain(home: Path) -> None:
+    put_note(home, replace(note_of(home), chain_id=bytes(16), coins=99).serialize())
+
+
+def of_another_version(home: Path) -> None:
+    put_note(home, b"\2" + note_of(home).serialize()[1:])
+
+
+def that_is_short(home: Path) -> None:
+    put_note(home, note_of(home).serialize()[:50])
+
+
+def that_is_gone(home: Path) -> None:
+    put_note(home, b"")
+
+
+def that_is_damaged(home: Path) -> None:
+    tamper(home, "UPDATE side SET sealed = zeroblob(length(sealed)) WHERE name = 'checkpoint'")
+
+
+NOTES = [
+    without_its_past,
+    with_a_damaged_past,
+    with_other_evidence,
+    of_another_hash,
+    of_a_later_block,
+    of_another_chain,
+    of_another_version,
+    that_is_short,
+    that_is_gone,
+    that_is_damaged,
+]
+
+
+@pytest.mark.parametrize("change", NOTES, ids=lambda x: x.__name__)
+def test_a_checkpoint_whatever_its_state_changes_no_memory_balance_or_verdict(
+    noted: Path, change: Callable[[Path], None]
+) -> None:
+    with Profile.open(noted) as profile:
+        assert profile.checked_from == 8
+    expected = amounts_to(noted)
+    memory, coins, verdict = expected
+    assert (coins, verdict) == (3 + 4, "OK")
+    assert memory.ignored == {bytes((number,)) * 32 for number in (1, 2, 3)}
+    ranges = {feed.session_id: feed.missing for feed in memory.feeds.values()}
+    bob, carol = (bundle_of(name)[1].session_id for name in ("bob", "carol"))
+    assert ranges == {bob: [], carol: [(1, 1)]}
+    change(noted)
+    assert amounts_to(noted) == expected
+    with Profile.open(noted) as profile:
+        profile.recall(LOBBY)
+        profile.checkpoint(NOW_MS)
+        say(profile, 15)
+    assert note_of(noted).index == 14, "the next one is right again"
+    again, coins, verdict = amounts_to(noted)
+    assert (again, coins, verdict) == (memory, 8, "OK")
+
+
+def test_a_start_looks_at_what_came_since_the_checkpoint_and_the_rest_is_for_the_background(
+    noted: Path,
+) -> None:
+    with Profile.open(noted, create=False) as profile:
+        assert profile.checked_from == 0, "nothing goes on in the background of a command"
+    for index in (8, 13):
+        copy = shutil.copytree(noted, noted.with_name(f"copy-{index}"))
+        edited(copy, index)
+        with Profile.open(copy) as profile:
+            assert (profile.finding or "").startswith(f"EDITED@{index}: ")
+    edited(noted, 3)
+    assert codes(noted)[-1] == 4
+    with Profile.open(noted, create=False) as profile:
+        assert str(profile.verdict) == "EDITED@3"
+    with Profile.open(noted) as profile:
+        assert (profile.finding, profile.checked_from) == (None, 8)
+        assert str(list(profile.chain.verification())[-1]) == "EDITED@3"
+        assert profile.balance() == 7, "as it was when it was verified"
+    edited(noted, 14)
+    with Profile.open(noted) as profile:
+        assert (profile.finding or "").startswith("EDITED@3: "), "the first that is wrong is named"
+
+
+def test_a_chain_that_was_cut_below_its_checkpoint_is_looked_at_as_a_whole(noted: Path) -> None:
+    tamper(noted, "DELETE FROM blocks WHERE idx > 6")
+    with Profile.open(noted) as profile:
+        assert (profile.finding, profile.checked_from, profile.balance()) == (None, 0, 3 + 2)
+        assert profile.recall(LOBBY).ignored == set()
+
+
+def test_a_checkpoint_of_another_chain_of_the_same_keys_does_not_vouch_for_it(
+    home: Path, noted: Path
+) -> None:
+    with Profile.open(home) as profile:
+        profile.recall(LOBBY)
+        profile.checkpoint(NOW_MS)
+    shutil.copy(folder(home) / "chain.db", folder(noted) / "chain.db")
+    with Profile.open(noted) as profile:
+        assert (profile.finding or "").startswith("REWRITTEN@0: ")
+
+
+def test_checkpoints_of_one_run_build_on_each_other(noted: Path) -> None:
+    with Profile.open(noted) as profile:
+        memory = profile.recall(LOBBY)
+        for number in range(3):
+            say(profile, 100 + number)
+            hear(profile, "bob", 5 + number)
+            profile.checkpoint(NOW_MS)
+            assert profile.balance() == 8 + number
+        (bob,) = (feed for feed in memory.feeds.values() if feed.missing == [])
+        assert bob.highest == 4, "what a session was given is its own"
+    assert note_of(noted).index == profile_length(noted) - 1
+    with_note = amounts_to(noted)
+    that_is_gone(noted)
+    assert amounts_to(noted) == with_note
+
+
+def profile_length(home: Path) -> int:
+    with Profile.open(home, create=False) as profile:
+        return profile.verdict.index
+
+
+def test_who_writes_after_a_memory_has_ended_is_read_from_the_whole_chain(noted: Path) -> None:
+    later_ms = NOW_MS + FEED_LIFE_MS + 1
+    with Profile.open(noted) as profile:
+        profile.recall(LOBBY)
+        profile.checkpoint(later_ms)
+        hear(profile, "bob", 6, at_ms=later_ms)
+    expected = None
+    for _ in range(2):
+        memory, _, _ = amounts_to(noted)
+        assert [feed.missing for feed in memory.feeds.values() if feed.highest == 6] == [[(5, 5)]]
+        assert expected in (None, memory)
+        expected = memory
+        that_is_gone(noted)
+    with Profile.open(noted) as profile:
+        profile.recall(LOBBY)
+        profile.checkpoint(later_ms)
+        hear(profile, "carol", 3, at_ms=later_ms)
+        for _ in range(2):
+            profile.checkpoint(later_ms)
+    assert note_of(noted).past == b"", "no run stops to read a whole chain"
+    assert len(amounts_to(noted)[0].feeds) == 2
+
+
+def test_a_chain_that_cannot_be_read_gets_no_checkpoint(home: Path) -> None:
+    edit_body(home)
+    before = contents(home)
+    with Profile.open(home, create=False) as profile:
+        profile.checkpoint(NOW_MS)
+    assert contents(home) == before
+    with Profile.open(home) as profile:
+        profile.chain.add_block(Draft(BlockType.RECEIVED, b"no entry", bytes(32)), NOW_MS)
+        profile.checkpoint(NOW_MS)
+        assert profile.chain.side(CHECKPOINT_TABLE) == {}
+
+
+# --------------------------------------------------------------------------- found during a run
+
+
+def test_a_chain_that_is_found_tampered_with_during_a_run_is_followed_in_that_run(
+    noted: Path,
+) -> None:
+    with Profile.open(noted) as profile:
+        profile.recall(LOBBY)
+        old, old_id = profile.chain.head(), profile.keystore.chain_id
+        finding = profile.follow("TRUNCATED@15: cut off")
+        assert finding == "TRUNCATED@15: cut off; kept as evidence-2.db, a new chain follows"
+        assert (profile.finding, profile.checked_from) == (finding, 0)
+        assert (profile.verdict.ok, profile.verdict.index) == (True, 1)
+        genesis = profile.chain.genesis()
+        assert genesis.finding == finding
+        assert genesis.predecessor == (old_id, old.index, old.hash)
+        assert profile.keystore.chain_id == profile.chain.head().chain_id != old_id
+        assert profile.balance() == 7
+        assert profile.recall(LOBBY) == Memory()
+        say(profile, 21)
+        profile.checkpoint(NOW_MS)
+    with Profile.open(noted) as profile:
+        assert (profile.finding, profile.checked_from, profile.balance()) == (None, 1, 8)
+    assert codes(noted) == [4, 4, 0, 4, 0]
+
+
+def test_a_crash_at_any_step_of_following_neither_hides_nor_doubles_what_was_found(
+    home: Path, tmp_path: Path
+) -> None:
+    def run(home: Path) -> None:
+        Profile.open(home).follow("REWRITTEN@3: bob holds another")
+
+    work = tmp_path / "work"
+    found = 0
+    for step in crashes(run, work, home):
+        with Profile.open(work) as profile:
+            genesis = profile.chain.genesis()
+            if genesis.finding:
+                found += 1
+                assert genesis.finding.startswith("REWRITTEN@3: "), step
+                assert (folder(work) / "evidence-1.db").exists(), step
+            assert profile.balance() == COINS, step
+        kept = {path.name for path in folder(work).iterdir()}
+        assert {"keys", "chain.db", "lock", "nick"} <= kept, step
+        # Before the keys name it, a new chain is none, and who found something finds it again.
+        more = {"evidence-1.db"} if genesis.finding else {"chain.new", "keys.new"}
+        assert kept <= {"keys", "chain.db", "lock", "nick"} | more, step
+        assert codes(work) == ([0, 4, 0] if genesis.finding else [0]), step
+    assert found > 1
+
+
+def test_a_following_that_cannot_be_written_is_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuses(path: Any, flags: int, mode: int = 0o777) -> int:
+        if Path(path).name == "chain.new":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, flags, mode)
+
+    with Profile.open(home) as profile, monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuses)
+        with pytest.raises(ProfileError, match="No space left"):
+            profile.follow("TRUNCATED@7: cut off")
+    assert codes(home) == [0]
+    assert balance(home) == COINS
+
+
+# --------------------------------------------------------------------------- witnesses
+
+
+def test_a_head_that_the_chain_has_fits_and_others_are_findings(home: Path) -> None:
+    with Profile.open(home) as profile:
+        heads = []
+        for number in (50, 51):
+            heads.append(profile.chain.head())
+            say(profile, number)
+        last = profile.chain.head()
+        assert [profile.compare(head, "bob#7f3a") for head in (*heads, last)] == [None] * 3
+    tamper(home, "DELETE FROM blocks WHERE idx = 8")
+    with Profile.open(home) as profile:
+        assert profile.compare(heads[1], "bob#7f3a") is None
+        cut = profile.compare(last, "bob#7f3a")
+        assert cut is not None
+        assert (str(cut), cut.exit_code) == ("TRUNCATED@8", 4)
+        assert "bob#7f3a holds block 8" in cut.sentence
+        say(profile, 52)
+        rewritten = profile.compare(last, "bob#7f3a")
+        assert rewritten is not None
+        assert str(rewritten) == "REWRITTEN@8"
+
+
+def test_a_head_of_a_chain_before_this_one_says_nothing_new(home: Path) -> None:
+    heads = []
+    with Profile.open(home) as profile:
+        heads.append(profile.chain.head())
+        for _ in range(2):
+            profile.follow("TRUNCATED@7: cut off")
+            heads.append(profile.chain.head())
+        assert [profile.compare(head, "bob") for head in heads] == [None] * 3
+    (folder(home) / "chain.db").unlink()
+    with Profile.open(home) as profile:
+        assert [profile.compare(head, "bob") for head in heads] == [None] * 3
+
+
+def test_a_head_of_a_chain_that_is_nowhere_here_is_a_finding_once(home: Path) -> None:
+    backup = shutil.copytree(home, home.with_name("backup"))
+    with Profile.open(home) as profile:
+        profile.follow("TRUNCATED@7: cut off")
+        say(profile, 60)
+        lost = profile.chain.head()
+    with Profile.open(backup) as profile:
+        gone = profile.compare(lost, "bob#7f3a")
+        assert gone is not None
+        assert (str(gone), gone.exit_code) == ("MISSING@0", 4)
+        assert "bob#7f3a holds block 1 of chain" in gone.sentence
+        nameless = replace(gone, who="")
+        assert "bob" not in nameless.sentence
+        profile.follow(f"{nameless}: {nameless.sentence}")
+        assert profile.compare(lost, "carol") is None
+        profile.follow("TRUNCATED@1: cut off")
+        assert profile.compare(lost, "carol") is None
+    assert 4 in codes(backup)
+
+
+def test_a_head_that_this_profile_did_not_sign_is_refused(home: Path) -> None:
+    with Profile.open(home) as profile:
+        head = profile.chain.head()
+        forged = head.signature[:-1] + bytes((head.signature[-1] ^ 1,))
+        for other in (
+            replace(head, signature=forged),
+            replace(head, index=head.index + 1),
+            replace(head, chain_id=b"c" * 16),
+        ):
+            with pytest.raises(BadSignature):
+                profile.compare(other, "mallory")
+
+
+# --------------------------------------------------------------------------- passphrases
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2id in no time."""
+    monkeypatch.setattr(crypto_utils, "_LEAST_COST", (64, 1, 1))
+
+
+def says(*passphrases: bytes) -> Callable[[bool], bytes]:
+    """Somebody who gives these, one after the other, and no more."""
+    left = list(passphrases)
+
+    def answer(again: bool) -> bytes:
+        assert again == (len(left) < len(passphrases))
+        return left.pop(0)
+
+    return answer
+
+
+def nobody(_again: bool) -> bytes:
+    raise AssertionError("nobody is asked")
+
+
+@pytest.fixture
+def sealed(home: Path, cheap: None) -> Path:
+    with Profile.open(home, passphrase=nobody) as profile:
+        profile.set_passphrase(b"open sesame")
+        say(profile, 100)
+    return home
+
+
+def test_a_profile_with_a_passphrase_opens_with_it(sealed: Path) -> None:
+    for create in (True, False):
+        with Profile.open(sealed, create=create, passphrase=says(b"open sesame")) as profile:
+            assert profile.balance() == COINS + 1
+        wrong_first = says(b"sesame", b"", b"open sesame")
+        with Profile.open(sealed, create=create, passphrase=wrong_first) as profile:
+            assert profile.keystore.has_passphrase
+    with Profile.open(sealed, passphrase=says(b"open sesame")) as profile:
+        profile.set_passphrase(b"another")
+    with Profile.open(sealed, passphrase=says(b"another")) as profile:
+        profile.set_passphrase(b"")
+    with Profile.open(sealed, passphrase=nobody) as profile:
+        assert profile.balance() == COINS + 1
+
+
+def test_without_its_passphrase_a_profile_is_one_line_and_unchanged(sealed: Path) -> None:
+    before = contents(sealed)
+    for give, says_what in (
+        (None, "is locked with a passphrase: name a file"),
+        (lambda _again: b"wrong", "that was not its passphrase"),
+    ):
+        for create in (True, False):
+            with pytest.raises(ProfileSealed, match=says_what) as problem:
+                Profile.open(sealed, "default", create=create, passphrase=give)
+            assert "\n" not in str(problem.value)
+    with pytest.raises(ProfileSealed, match="that was not its passphrase"):
+        verify_profile(sealed, passphrase=lambda _again: b"wrong")
+    assert contents(sealed) == before
+
+
+def test_what_the_asking_raises_passes_through_and_lets_go_of_the_lock(sealed: Path) -> None:
+    for action in (
+        lambda: Profile.open(sealed, passphrase=nobody),
+        lambda: verify_profile(sealed, passphrase=nobody),
+    ):
+        with pytest.raises(AssertionError, match="nobody is asked"):
+            action()
+    Profile.open(sealed, "default", passphrase=says(b"open sesame")).close()
+
+
+def test_a_new_chain_stays_behind_the_passphrase(sealed: Path) -> None:
+    tamper(sealed, "DELETE FROM blocks WHERE idx = 3")
+    with Profile.open(sealed, passphrase=says(b"open sesame")) as profile:
+        assert (profile.finding or "").startswith("MISSING@3")
+        profile.follow("TRUNCATED@1: cut off")
+    with Profile.open(sealed, passphrase=says(b"open sesame")) as profile:
+        assert profile.balance() == 2
+    with pytest.raises(ProfileSealed):
+        Profile.open(sealed)
+
+
+def test_what_a_passphrase_does_not_hide_is_verified_without_it_and_says_so(sealed: Path) -> None:
+    (found,) = verify_profile(sealed, deep=True)
+    assert found.exit_code == 0
+    assert "texts and authors were not checked: that needs the passphrase" in found.text
+    tamper(sealed, "DELETE FROM blocks WHERE idx = 3")
+    Profile.open(sealed, passphrase=says(b"open sesame")).close()
+    assert codes(sealed) == [4, 4, 0]
+    edited(sealed, 0)
+    assert codes(sealed) == [4, 4, 4]
+
+
+def test_a_crash_between_chains_is_finished_without_the_passphrase(
+    sealed: Path, tmp_path: Path
+) -> None:
+    tamper(sealed, "DELETE FROM blocks WHERE idx = 4")
+    work = tmp_path / "work"
+    for _ in crashes(
+        lambda home: Profile.open(home, passphrase=says(b"open sesame")), work, sealed
+    ):
+        assert 4 in codes(work)
+        with Profile.open(work, passphrase=says(b"open sesame")) as profile:
+            assert profile.balance() == 3
+
+
+def test_a_passphrase_that_cannot_be_set_is_one_line_and_changes_nothing(
+    home: Path, cheap: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(home)
+    with Profile.open(home) as profile:
+        with pytest.raises(ProfileError, match="at most 4096 bytes"):
+            profile.set_passphrase(b"x" * 4097)
+        with monkeypatch.context() as patch:
+            patch.setattr(chat_profile, "_write", refuses_to_write)
+            with pytest.raises(ProfileError, match="No space left"):
+                profile.set_passphrase(b"open sesame")
+        assert not profile.keystore.has_passphrase
+    assert contents(home) == before
+
+
+def refuses_to_write(path: Path, _data: bytes) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+# --------------------------------------------------------------------------- deep verification
+
+
+def test_who_wrote_what_is_checked_where_that_is_asked_for(noted: Path, home: Path) -> None:
+    assert codes(home) == [0]
+    (found,) = verify_profile(home)
+    assert "its authors' signatures were not checked" in found.text
+    (found,) = verify_profile(home, deep=True)  # texts that nobody signed
+    assert (found.exit_code, found.text.split(":")[0]) == (4, "BADAUTHOR@1")
+    with Profile.open(noted) as profile:
+        profile.follow("TRUNCATED@15: cut off")
+        meet(profile, "bob")
+        hear(profile, "bob", 1, 2)
+    found = verify_profile(noted, deep=True)[-1]
+    assert found.exit_code == 0
+    assert "not checked" not in found.text
+
+
+def test_progress_is_told_for_each_file_up_to_its_end(noted: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    with Profile.open(noted) as profile:
+        drafts = [Draft(BlockType.CONTROL, b"", bytes(32))] * 2500
+        profile.chain.append(drafts, NOW_MS)
+    verify_profile(noted, deep=True, progress=lambda *done: told.append(done))
+    assert {what for what, _, _ in told} <= {"evidence-1.db", "chain.db", "chain.db, authors"}
+    assert [done for what, done, _ in told if what == "chain.db"][:2] == [1000, 2000]
+    assert all(0 < done <= blocks for _, done, blocks in told)
 
 
 # --------------------------------------------------------------------------- a chain that is gone
