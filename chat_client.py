@@ -1,12 +1,12 @@
 """The chat client: from the command line to a conversation.
 
 What lives here: the seed's dialogue, starting and ending the threads, the relay as a child
-process, the subcommands.  What it does not know: the protocol (`chat_session`), the chain
+process.  What it does not know: the protocol (`chat_session`), the chain
 (`blockchain`), the screen (`chat_terminal`).
 
     python chat_client.py                      asks for a relay, then chats
     python chat_client.py --host               starts a relay here, then chats
-    python chat_client.py history | verify | wallet
+    python chat_client.py history              or another subcommand (`chat_offline`)
 
 Threads (docs/ARCHITECTURE.md): this one owns the prompt; `receive_messages` the socket;
 `Engine.run` session, chain and wallet; the terminal's own thread the screen.
@@ -32,14 +32,17 @@ from typing import Self
 
 from blockchain import StoreError
 from chat_engine import Engine, now
-from chat_history import history, recall
 from chat_link import CannotConnect, Inbox, Link, connect
+from chat_memory import Memory
 from chat_messages import MAX_NICK_CHARACTERS, check_nick
-from chat_profile import Profile, ProfileError, verify_profile
+from chat_offline import run_command
+from chat_passphrase import PassphraseError, asker, read_secret
+from chat_profile import Profile, ProfileError
 from chat_session import Session
 from chat_settings import Settings, UsageError, parse_address, parse_port, read_settings
 from chat_terminal import BadInput, Kind, Line, Terminal, escape, open_terminal
 from chat_wire import DEFAULT_PORT
+from chat_witness import HEADS_TABLE, Heads
 from crypto_utils import EncryptionManager, RoomSecret
 
 __all__ = ["main", "mine_and_send_message", "receive_messages", "start_client"]
@@ -50,7 +53,6 @@ _RELAY_STOP_S = 5.0
 _SIGNAL_LINGER_S = 2.0
 # And how long after that it may still take to end, for somebody may not read what we print.
 _GIVE_UP_S = 10.0
-_MAX_PASSWORD_BYTES = 4096  # as the relay has it
 
 
 class _Exit(Exception):
@@ -161,7 +163,7 @@ def start_client(settings: Settings) -> int:
             if str(exc):
                 terminal.show(Line(Kind.ERROR, str(exc)))
             return exc.code
-        except ProfileError as exc:
+        except (ProfileError, PassphraseError) as exc:
             terminal.show(Line(Kind.ERROR, str(exc)))
             return 6
         except StoreError as exc:
@@ -184,43 +186,65 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
         maker = stack.enter_context(ThreadPoolExecutor(1))
         sek = maker.submit(EncryptionManager)  # made while the person answers
         with signals.waiting():
-            profile = stack.enter_context(Profile.open(settings.home, settings.profile))
+            passphrase = asker(settings.passphrase_file)
+            profile = stack.enter_context(
+                Profile.open(settings.home, settings.profile, passphrase=passphrase)
+            )
             room = RoomSecret.open_room(settings.room)
-            memory, balance = recall(profile.chain, room), profile.balance()
+            memory, balance = profile.recall(room), profile.balance()
         _say_profile(terminal, profile, settings)
         nick = _nick(settings, profile)
         if settings.host is None:
             with signals.waiting():
-                sock = stack.enter_context(_ask_and_connect(settings, terminal, sek))
+                address, sock = _ask_and_connect(settings, terminal, sek)
+                stack.enter_context(sock)
         else:
             relay = _Relay(settings, terminal, profile.path)
             stack.callback(relay.stop)
             with signals.waiting():
                 sek.result()
-                sock = stack.enter_context(connect("127.0.0.1", relay.port()))
-        session = Session(
-            profile.keystore,
-            room,
-            nick,
-            sek.result(),
-            now(),
-            memory=memory,
-            password=password,
-            linger_s=settings.linger_s,
-        )
+                address = ("127.0.0.1", relay.port())
+                sock = stack.enter_context(connect(*address))
         inbox = Inbox()
-        engine = Engine(profile, session, terminal, inbox, balance)
-        return _chat(terminal, engine, Link(sock, inbox), signals)
+
+        def begin(sek: EncryptionManager, memory: Memory) -> Session:
+            return Session(
+                profile.keystore,
+                room,
+                nick,
+                sek,
+                now(),
+                memory=memory,
+                heads=Heads(profile.chain.side(HEADS_TABLE)),
+                password=password,
+                linger_s=settings.linger_s,
+            )
+
+        def renew() -> tuple[Session, Link | str]:
+            session = begin(EncryptionManager(), profile.recall(room))
+            try:
+                return session, _linked(connect(*address), inbox, stack)
+            except CannotConnect as exc:
+                return session, str(exc)
+
+        session = begin(sek.result(), memory)
+        engine = Engine(profile, session, terminal, inbox, balance, renew)
+        engine.attach(_linked(sock, inbox, stack))
+        return _chat(terminal, engine, signals)
 
 
-def _chat(terminal: Terminal, engine: Engine, link: Link, signals: _Signals) -> int:
-    engine.attach(link)
-    threads = [
-        threading.Thread(target=receive_messages, args=(link,), name="network"),
-        threading.Thread(target=engine.run, name="engine"),
-    ]
-    for thread in threads:
-        thread.start()
+def _linked(sock: socket.socket, inbox: Inbox, stack: ExitStack) -> Link:
+    """A link over a connection, and its thread, which ends when the engine closes the link."""
+    link = Link(sock, inbox)
+    thread = threading.Thread(target=receive_messages, args=(link,), name="network")
+    thread.start()
+    stack.callback(thread.join)
+    return link
+
+
+def _chat(terminal: Terminal, engine: Engine, signals: _Signals) -> int:
+    thread = threading.Thread(target=engine.run, name="engine")
+    thread.start()
     signals.engine = engine
     prompt = _Prompt(engine, terminal)
     try:
@@ -239,8 +263,7 @@ def _chat(terminal: Terminal, engine: Engine, link: Link, signals: _Signals) -> 
                     engine.over.wait()
             except (KeyboardInterrupt, _Ended):  # the person does not want to wait
                 engine.leave(0.0)
-        for thread in threads:
-            thread.join()
+        thread.join()
     lost = engine.refused + prompt.unreadable
     if not engine.has_quit:  # what stands behind an `exit` in a file was not meant to be sent
         lost += max(0, engine.untaken - prompt.ended) + prompt.late
@@ -324,27 +347,18 @@ def _login_nick(suffix: str) -> str:
 
 
 def _password(settings: Settings) -> bytes:
-    """The first line of the password file, UTF-8 in NFC; empty without one.  Raises _Exit."""
-    path = settings.password_file
-    if path is None:
+    """The relay's, empty without a file.  Raises _Exit."""
+    if settings.password_file is None:
         return b""
     try:
-        with path.open("rb") as file:
-            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-                raise _Exit(2, f"{path} can be read by others: chmod 600 {path}")
-            line = file.readline(_MAX_PASSWORD_BYTES + 1).rstrip(b"\r\n")
-        password = unicodedata.normalize("NFC", line.decode("utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise _Exit(2, f"{path} cannot be read: {exc}") from exc
-    if not 0 < len(line) <= _MAX_PASSWORD_BYTES:
-        size = f"1 to {_MAX_PASSWORD_BYTES} bytes"
-        raise _Exit(2, f"{path} has no first line of {size}: the password stands there")
-    return password.encode()
+        return read_secret(settings.password_file, "password")
+    except ValueError as exc:
+        raise _Exit(2, str(exc)) from exc
 
 
 def _ask_and_connect(
     settings: Settings, terminal: Terminal, sek: Future[EncryptionManager]
-) -> socket.socket:
+) -> tuple[tuple[str, int], socket.socket]:
     """The relay's address, asked for where the settings have none, and a connection to it.
 
     A person at a terminal is asked again, three times in all; a pipe is not.
@@ -356,7 +370,7 @@ def _ask_and_connect(
             server = settings.server or _ask_address(terminal)
             port = settings.port or (_ask_port(terminal) if asks else DEFAULT_PORT)
             sek.result()
-            return connect(server, port)
+            return (server, port), connect(server, port)
         except CannotConnect as exc:
             problem = _Exit(3, str(exc))
         except ValueError as exc:
@@ -454,52 +468,6 @@ class _Relay:
             self._pump.join(_RELAY_STOP_S)
 
 
-# --------------------------------------------------------------------------- subcommands
-
-
-def _history(settings: Settings, terminal: Terminal) -> int:
-    with Profile.open(settings.home, settings.profile, create=False) as profile:
-        code, before = _say_verdict(profile, terminal)
-        for line in history(profile.chain, settings.count, settings.find, before=before):
-            terminal.show(line)
-    return code
-
-
-def _wallet(settings: Settings, terminal: Terminal) -> int:
-    with Profile.open(settings.home, settings.profile, create=False) as profile:
-        code, _ = _say_verdict(profile, terminal)
-        balance, checked = profile.balance(), profile.verdict.index
-    coins = f"{balance} coin{'' if balance == 1 else 's'}"
-    source = f"the chain up to block {checked - 1}" if checked else "no block of the chain"
-    terminal.show(Line(Kind.DIALOGUE, f"{coins}, from {source}"))
-    return code
-
-
-def _say_verdict(profile: Profile, terminal: Terminal) -> tuple[int, int | None]:
-    """The exit code, and the first block that cannot be relied on, if there is one."""
-    verdict = profile.verdict
-    if verdict.ok:
-        return 0, None
-    text = f"HISTORY TAMPERED: {verdict}: {verdict.sentence}"
-    terminal.show(Line(Kind.ALERT, f"{text}; what follows is from the blocks before it"))
-    return verdict.exit_code, verdict.index
-
-
-def _verify(settings: Settings, terminal: Terminal) -> int:
-    worst = 0
-    for found in verify_profile(settings.home, settings.profile):
-        match found.exit_code:
-            case 0:
-                terminal.show(Line(Kind.DIALOGUE, found.text))
-            case 4:
-                terminal.show(Line(Kind.ALERT, f"HISTORY TAMPERED: {found.text}"))
-            case _:
-                terminal.show(Line(Kind.ERROR, found.text))
-        # A finding outweighs what could not be checked.
-        worst = 4 if 4 in (worst, found.exit_code) else max(worst, found.exit_code)
-    return worst
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The `chainroom` command: returns the exit code (docs in `--help`)."""
     try:
@@ -509,19 +477,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if settings.command == "chat":
         return start_client(settings)
-    commands: dict[str, Callable[[Settings, Terminal], int]] = {
-        "history": _history,
-        "verify": _verify,
-        "wallet": _wallet,
-    }
     terminal = open_terminal(plain=settings.plain)
     try:
-        return commands[settings.command](settings, terminal)
-    except (ProfileError, StoreError) as exc:
-        terminal.show(Line(Kind.ERROR, str(exc)))
-        return 6
-    except KeyboardInterrupt:  # before it was done, so it is not known to be well
-        return 1
+        return run_command(settings, terminal)
     finally:
         terminal.close()
 

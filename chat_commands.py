@@ -21,8 +21,11 @@ HELP = {
     "msg": "/msg NAME TEXT       a private message: that person alone can read it",
     "ignore": "/ignore NAME [off]   do not show NAME, and let NAME read nothing more of yours",
     "history": "/history [N]         the last N messages of your chain (20)",
+    "find": "/find TEXT           messages that hold TEXT, with their blocks",
+    "forget": "/forget N            erase the text of block N here, for good",
+    "export": "/export FILE         your history as .txt, .jsonl, .html or .proof, as FILE ends",
+    "chain": "/chain [N]           your chain: whether it verifies and who can tell; or its block N",
     "wallet": "/wallet              your coins: one for each message you sent",
-    "chain": "/chain               your chain: its length, its head, and whether it verifies",
     "status": "/status              the connection, and who has confirmed your last message",
     "quit": "/quit                leave; so do exit and Ctrl-D",
 }

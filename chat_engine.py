@@ -2,10 +2,11 @@
 
 What lives here: taking what waits (frames, lines, finished keys), asking the session what follows,
 and performing it in the order that keeps the promise: first everything that must be on disk, in one
-transaction, then what is sent and shown.  What it does not know: the protocol, the screen's kind,
-flags, the relay's address.
+transaction, then what is sent and shown; checking the chain meanwhile, and what follows from a
+finding.  What it does not know: the protocol, the screen's kind, flags, the relay's address, what
+the answers about the chain are (`chat_answers`).
 
-    engine = Engine(profile, session, terminal, inbox)
+    engine = Engine(profile, session, terminal, inbox, balance, renew)
     threading.Thread(target=engine.run).start()
     refused = engine.submit("hello", wait=True)
 """
@@ -15,9 +16,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from blockchain import StoreFailed, StoreUnreadable
+import chat_answers
+from blockchain import StoreFailed, StoreUnreadable, Verdict
+from chat_answers import Unanswered
 from chat_effects import (
     Append,
     Close,
@@ -32,10 +36,10 @@ from chat_effects import (
     Remember,
     Show,
     Transmit,
+    Witnessed,
 )
-from chat_history import history
 from chat_link import Inbox, Link, Lost, Received, fault
-from chat_profile import Profile
+from chat_profile import Profile, ProfileError
 from chat_session import Session
 from chat_terminal import Kind, Line, Terminal
 from crypto_utils import CryptoWallet, EncryptionManager
@@ -48,7 +52,11 @@ _MOST_ITEMS = 64
 _MOST_LINES = 64
 MAX_WAITING_LINES = 256  # typed or piped, not yet taken
 MAX_OUT_BYTES = 1024 * 1024  # beyond it no typed lines are taken until the relay has read
-_HISTORY_DEFAULT = 20
+# The whole chain is checked in slices of some milliseconds, so that nothing waits for it.
+_SLICE_BLOCKS = 2000
+# /chain checks a chain of up to so many blocks at once, in about a second.
+_CHECKED_AT_ONCE = 50_000
+_CHECKPOINT_BLOCKS = 10_000  # appended since the last one: a crash makes the next start read these
 _LOOK_S = 0.1  # how soon somebody who waits for the engine notices that it has ended
 
 
@@ -72,11 +80,21 @@ class _LeaveWithin:
     seconds: float
 
 
+# A new session on the profile's new chain, and a new connection for it, or why there is none.
+Renew = Callable[[], tuple[Session, Link | str]]
+
+
 class Engine:
     """Performs a session's effects.  `run` is its thread; `submit` and `leave` are for others."""
 
     def __init__(
-        self, profile: Profile, session: Session, terminal: Terminal, inbox: Inbox, balance: int
+        self,
+        profile: Profile,
+        session: Session,
+        terminal: Terminal,
+        inbox: Inbox,
+        balance: int,
+        renew: Renew,
     ) -> None:
         self.exit_code = 0
         self.ready = threading.Event()  # lines may be typed, or `over` is set
@@ -90,7 +108,13 @@ class Engine:
         self._session = session
         self._terminal = terminal
         self._inbox = inbox
+        self._renew = renew
         self._link: Link | None = None
+        # Of the whole chain; None: it is checked on.  What a start looked at is checked already.
+        self._verdict = profile.verdict if profile.checked_from == 0 else None
+        self._checking = self._chain.verification(slice_blocks=_SLICE_BLOCKS)
+        self._finding: Verdict | None = None  # to be acted on when nothing is half performed
+        self._unchecked = 0  # blocks appended since the last checkpoint
         self._key_maker: threading.Thread | None = None
         self._lines: queue.Queue[_Typed] = queue.Queue(MAX_WAITING_LINES)
 
@@ -141,7 +165,8 @@ class Engine:
             self._perform(self._session.connected())
             while not self.over.is_set():
                 self._turn()
-        except StoreFailed as exc:
+            self._checkpoint()
+        except (StoreFailed, ProfileError) as exc:
             self._fail(f"your chain cannot be written, so nothing more is sent or shown: {exc}")
         except Exception as exc:
             self._fail(fault(exc))
@@ -180,6 +205,9 @@ class Engine:
         done = [] if self.over.is_set() else self._take_lines()
         if not self.over.is_set():
             self._perform(self._session.tick(now(), self._chain.head()))
+        self._check_on()
+        if self._finding is not None:
+            self._follow(self._finding)
         if self._session.leaving:
             self.leaving.set()
         for typed in done:
@@ -215,6 +243,9 @@ class Engine:
         side = [e.row for e in effects if isinstance(e, Remember)]
         if drafts or side:
             self._chain.append(drafts, now().ms, side)
+            self._unchecked += len(drafts)
+            if self._unchecked >= _CHECKPOINT_BLOCKS:
+                self._checkpoint()
         for effect in effects:
             self._perform_one(effect)
 
@@ -237,6 +268,10 @@ class Engine:
                 self.ready.set()
             case Query(name, argument):
                 self._answer(name, argument)
+            case Witnessed(head, name, _):
+                verdict = self._profile.compare(head, name)
+                if verdict is not None and not verdict.ok:
+                    self._finding = self._finding or verdict
             case Leave(exit_code):
                 self.exit_code = exit_code
                 self.over.set()
@@ -255,37 +290,92 @@ class Engine:
     def _show(self, kind: Kind, text: str) -> None:
         self._terminal.show(Line(kind, text))
 
-    # ----------------------------------------------------------------- commands about the chain
+    # ----------------------------------------------------------------- the chain's own state
+
+    def _check_on(self) -> None:
+        """Checks another slice of the whole chain."""
+        if self._verdict is None:
+            self._verdict = next(self._checking)
+            if self._verdict is not None and not self._verdict.ok:
+                self._finding = self._finding or self._verdict
+
+    def _checkpoint(self) -> None:
+        self._profile.checkpoint(now().ms)
+        self._unchecked = 0
+
+    def _follow(self, finding: Verdict) -> None:
+        """The chain is not the one that this profile wrote: it is kept as it is, and a new one
+        begins, under a new session, so that nobody takes one for the other."""
+        self._finding = None
+        if finding.exit_code != 4:
+            self._fail(f"your chain cannot be read, so nothing more is kept: {finding}")
+            self.over.set()
+            return
+        self._show(Kind.ALERT, f"HISTORY TAMPERED: {finding}: {finding.sentence}")
+        nameless = replace(finding, who="")  # what a genesis says is in clear, for everybody
+        self._profile.follow(f"{nameless}: {nameless.sentence}")
+        self._show(Kind.ALERT, f"{self._profile.finding}")
+        self._chain, self._verdict = self._profile.chain, self._profile.verdict
+        self._wallet = CryptoWallet(self._profile.balance())
+        if self._session.leaving or self.over.is_set():
+            return
+        self._drain()
+        self._session, link = self._renew()
+        if isinstance(link, str):
+            self._perform([*self._session.disconnected(link, now()), Close(3)])
+        else:
+            self._link = link
+            self._perform(self._session.connected())
+
+    def _drain(self) -> None:
+        """Ends the connection and drops what came over it; what others put stays."""
+        if self._link is None:
+            return
+        self._link.close()
+        others: list[object] = []
+        while self._link is not None:
+            for item in self._inbox.take(_TICK_S, _MOST_ITEMS):
+                if isinstance(item, Lost):
+                    self._link = None
+                elif not isinstance(item, Received):
+                    others.append(item)
+        for item in others:
+            self._inbox.put(item)
+
+    # ----------------------------------------------------------------- questions about the chain
 
     def _answer(self, name: str, argument: str) -> None:
         try:
-            match name:
-                case "history":
-                    self._history(argument)
-                case _ if argument:
-                    self._show(Kind.ERROR, f"say it like this, with nothing behind it: /{name}")
-                case "wallet":
-                    index = self._chain.get_latest_block().index
-                    coins = f"{self._wallet.balance} coin{'' if self._wallet.balance == 1 else 's'}"
-                    self._show(Kind.NOTICE, f"{coins}, from your chain up to block {index}")
-                case "chain":
-                    self._describe_chain()
+            for line in self._answered(name, argument):
+                self._terminal.show(line)
+        except Unanswered as exc:
+            self._show(Kind.ERROR, str(exc))
         except StoreUnreadable as exc:
             self._show(Kind.ERROR, f"{exc}; /chain says whether your chain is whole")
 
-    def _history(self, argument: str) -> None:
-        is_number = argument.isascii() and argument.isdecimal() and len(argument) < 9
-        count = int(argument) if is_number else 0 if argument else _HISTORY_DEFAULT
-        if count == 0:
-            self._show(Kind.ERROR, "say it like this: /history 50")
-            return
-        for line in history(self._chain, count):
-            self._terminal.show(line)
+    def _answered(self, name: str, argument: str) -> list[Line]:
+        chain = self._chain
+        match name:
+            case "history":
+                return chat_answers.history_lines(chain, argument)
+            case "find":
+                return chat_answers.find_lines(chain, argument)
+            case "forget":
+                return chat_answers.forget_lines(chain, argument, now().ms)
+            case "export":
+                return chat_answers.export_lines(self._profile, argument)
+            case "chain" if argument:
+                return chat_answers.block_lines(chain, argument)
+            case "chain":
+                path = self._profile.path / "chain.db"
+                return chat_answers.chain_lines(chain, path, self._whole(), self._session.holders())
+            case _ if argument:
+                raise Unanswered(f"say it like this, with nothing behind it: /{name}")
+            case _:
+                return [chat_answers.wallet_line(chain, self._wallet.balance)]
 
-    def _describe_chain(self) -> None:
-        head = self._chain.head()
-        verdict = self._chain.verify(signatures=False)
-        groups = " ".join(head.hash.hex()[i : i + 8] for i in range(0, 64, 8))
-        self._show(Kind.NOTICE, f"{head.index + 1} blocks, in {self._profile.path / 'chain.db'}")
-        self._show(Kind.NOTICE, f"head: {groups}")
-        self._show(Kind.NOTICE if verdict.ok else Kind.ALERT, f"{verdict}: {verdict.sentence}")
+    def _whole(self) -> Verdict | str:
+        """The chain's verdict as of now, or how far it is known."""
+        if self._chain.head().index < _CHECKED_AT_ONCE:
+            return self._chain.verify(signatures=False)
+        return self._verdict or "what is new since the last start is OK; the rest is being checked"

@@ -627,7 +627,7 @@ class Session:
                 return self._ignore(argument)
             case "status":
                 return self._status()
-            case "history" | "wallet" | "chain":
+            case "history" | "find" | "forget" | "export" | "chain" | "wallet":
                 return [Query(name, argument)]
             case "quit":
                 return self.leave(now)

@@ -30,6 +30,7 @@ __all__ = [
     "VERSION_TEXT",
     "Settings",
     "UsageError",
+    "format_of",
     "parse_address",
     "parse_port",
     "read_settings",
@@ -160,11 +161,15 @@ def _blocks(text: str) -> tuple[int, int]:
     return first, last
 
 
+def format_of(file: Path) -> str:
+    """The format of an export, as the file's name says."""
+    by_suffix = {".jsonl": "jsonl", ".html": "html", ".htm": "html", ".proof": "proof"}
+    return by_suffix.get(file.suffix.lower(), "txt")
+
+
 def _format(text: str, file: Path) -> str:
-    """As asked for, else as the file's name says."""
     if not text:
-        by_suffix = {".jsonl": "jsonl", ".html": "html", ".htm": "html", ".proof": "proof"}
-        return by_suffix.get(file.suffix.lower(), "txt")
+        return format_of(file)
     if text not in FORMATS:
         raise ValueError(f"a format is one of {', '.join(FORMATS)}, not {text!r}")
     return text

@@ -19,7 +19,16 @@ from simulated_room import keystore
 from test_chat_history import Book
 
 import chat_engine
-from blockchain import Blockchain, BlockType, Draft, Head, SideRow, StoreFailed
+from blockchain import (
+    Blockchain,
+    BlockType,
+    Draft,
+    Finding,
+    Head,
+    SideRow,
+    StoreFailed,
+    Verdict,
+)
 from chat_effects import (
     Append,
     Close,
@@ -34,9 +43,11 @@ from chat_effects import (
     Remember,
     Show,
     Transmit,
+    Witnessed,
 )
 from chat_engine import MAX_OUT_BYTES, MAX_WAITING_LINES, Engine, now
 from chat_link import Inbox, Lost, Received
+from chat_profile import ProfileError
 from chat_terminal import Kind, Line
 from chat_wire import Broadcast, Frame
 
@@ -71,6 +82,7 @@ class Script:
         self.on_tick: list[Effect] = []
         self.exit_code = 0
         self.leaving = False
+        self.holding: list[tuple[str, int]] = []
         self.ticked = threading.Condition()
 
     def _called(self, method: str, detail: str = "") -> None:
@@ -112,6 +124,9 @@ class Script:
         self.leaving = True
         return []
 
+    def holders(self) -> list[tuple[str, int]]:
+        return self.holding
+
     def session_key_made(self, sek: object, _now: Moment) -> list[Effect]:
         self._called("session_key_made", type(sek).__name__)
         return [Transmit(b"rebundle")]
@@ -126,7 +141,9 @@ class Script:
 class Running:
     """An engine on its thread; `journal` is what reached the outside, in order."""
 
-    def __init__(self, chain: Blockchain | None = None, balance: int = 0) -> None:
+    def __init__(
+        self, chain: Blockchain | None = None, balance: int = 0, checked_from: int = 0
+    ) -> None:
         self.journal: list[str] = []
         self.errors: list[str] = []
         self.session = Script()
@@ -138,12 +155,38 @@ class Running:
             close=lambda: self.journal.append("close"),
             waiting_bytes=0,
         )
-        fake_chain = SimpleNamespace(append=self._append, head=lambda: HEAD)
-        profile: Any = SimpleNamespace(chain=chain or fake_chain, path=Path("/profile"))
+        self.checkpoints = 0
+        self.verification: list[Verdict | None] = []  # what the slices of the whole say
+        self.compared: Verdict | None = None  # what a witness's head is found to be
+        self.follow_fails: Exception | None = None
+        fake_chain = SimpleNamespace(
+            append=self._append,
+            head=lambda: HEAD,
+            verification=lambda **_: iter(self.verification),
+        )
+        self.profile: Any = SimpleNamespace(
+            chain=chain or fake_chain,
+            path=Path("/profile"),
+            verdict=Verdict(Finding.OK, 8),
+            checked_from=checked_from,
+            finding=None,
+            checkpoint=self._checkpoint,
+            compare=lambda _head, _who: self.compared,
+            follow=self._follow,
+            balance=lambda: 5,
+        )
+        self.renewed: tuple[Script, Any] = Script(), "no relay there"
         terminal: Any = SimpleNamespace(
             show=self._show, end_input=lambda: self.journal.append("end input")
         )
-        self.engine = Engine(profile, cast(Any, self.session), terminal, self.inbox, balance)
+        self.engine = Engine(
+            self.profile,
+            cast(Any, self.session),
+            terminal,
+            self.inbox,
+            balance,
+            lambda: cast(Any, self.renewed),
+        )
         self.engine.attach(cast(Any, self.link))
         self.thread = threading.Thread(target=self.engine.run, daemon=True)
 
@@ -152,6 +195,15 @@ class Running:
             raise self.write_fails
         names = [d.record.decode() for d in drafts] + [row.key.decode() for row in side]
         self.journal.append(f"append {' '.join(names)}")
+
+    def _checkpoint(self, _ms: int) -> None:
+        self.checkpoints += 1
+
+    def _follow(self, finding: str) -> None:
+        if self.follow_fails is not None:
+            raise self.follow_fails
+        self.journal.append(f"follow {finding}")
+        self.profile.finding = f"{finding}; kept as evidence-1.db, a new chain follows"
 
     def _show(self, line: Line) -> None:
         self.journal.append(f"show {line.text}")
@@ -557,7 +609,7 @@ def test_history_shows_the_last_20_or_as_many_as_are_asked_for(book: Book) -> No
         assert asked(running, "history", "3") == texts[-3:]
         assert asked(running, "history", "99999999") == texts
         assert running.errors == []
-        for bad in ("0", "00", "-1", "x", "1 2", "1.5", "٣", "1" * 9):
+        for bad in ("0", "00", "-1", "x", "1 2", "1.5", "٣", "1" * 10):
             assert asked(running, "history", bad) == ["say it like this: /history 50"], bad
         assert len(running.errors) == 8
 
@@ -566,21 +618,50 @@ def test_wallet_and_chain_say_what_there_is(book: Book) -> None:
     book.says(book.alice, "hello")
     head = book.chain.head()
     with Running(book.chain, balance=1) as running:
+        running.session.holding = [("bob#1234", 3)]
         assert asked(running, "wallet") == [f"1 coin, from your chain up to block {head.index}"]
-        size, hexes, verdict = asked(running, "chain")
-    assert size == f"{head.index + 1} blocks, in /profile/chain.db"
-    assert hexes.startswith("head: ")
-    assert hexes[6:].replace(" ", "") == head.hash.hex()
-    assert verdict == f"OK: {head.index + 1} blocks, every block is as it was written"
+        size, hexes, verdict, held, *_ = asked(running, "chain")
+        assert asked(running, "chain", "1")[0].startswith("block 1: event")
+        assert asked(running, "find", "ell")[0] == "hello"
+    assert size.startswith(f"{head.index + 1} blocks since ")
+    assert size.endswith("in /profile/chain.db")
+    assert hexes.split(": ")[1].replace(" ", "") == head.hash.hex()
+    assert verdict == f"OK: {head.index + 1} blocks, each as it was written"
+    assert held == "your signed head is held by bob#1234 that of block 3"
     with Running(book.chain, balance=2) as running:
         assert asked(running, "wallet")[0].startswith("2 coins, ")
 
 
-@pytest.mark.parametrize("command", ["wallet", "chain"])
-def test_a_command_that_takes_nothing_refuses_what_is_behind_it(book: Book, command: str) -> None:
+def test_forget_is_done_by_the_engine_and_what_cannot_be_answered_is_an_error(book: Book) -> None:
+    book.says(book.bob, "hello")
+    index = book.chain.head().index
     with Running(book.chain) as running:
-        assert asked(running, command, "of bob") == [
-            f"say it like this, with nothing behind it: /{command}"
+        assert asked(running, "forget", f"{index} yes") == [
+            f"the text of block {index} is erased here; block {index + 1} says so"
+        ]
+        assert asked(running, "find") == ["say it like this: /find TEXT"]
+        (usage,) = asked(running, "export")
+        assert usage.startswith("say it like this: /export FILE")
+        assert len(running.errors) == 2
+
+
+def test_chain_of_a_chain_too_long_to_check_at_once_says_how_far_it_is_checked(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_engine, "_CHECKED_AT_ONCE", 1)
+    with Running(book.chain) as running:
+        assert asked(running, "chain")[2].startswith("OK: ")
+    with Running(book.chain, checked_from=3) as running:
+        running.engine._checking = iter(lambda: None, 0)  # for ever
+        assert asked(running, "chain")[2] == (
+            "what is new since the last start is OK; the rest is being checked"
+        )
+
+
+def test_a_command_that_takes_nothing_refuses_what_is_behind_it(book: Book) -> None:
+    with Running(book.chain) as running:
+        assert asked(running, "wallet", "of bob") == [
+            "say it like this, with nothing behind it: /wallet"
         ]
         assert len(running.errors) == 1
 
@@ -604,7 +685,156 @@ def test_chain_says_where_it_was_changed(book: Book) -> None:
     database.close()
     book.chain = Blockchain.open(book.path, keystore("alice").with_chain(bytes(16)))
     with Running(book.chain) as running:
-        assert asked(running, "chain")[-1].startswith("MISSING@2: ")
+        assert asked(running, "chain")[2].startswith("MISSING@2: ")
+
+
+# --------------------------------------------------------------------------- findings
+
+
+WITNESSED = Witnessed(HEAD, "bob#1234", b"")
+CUT = Verdict(Finding.TRUNCATED, 5, "bob#1234", 7)
+
+
+def is_over(running: Running) -> bool:
+    return running.engine.over.wait(DEADLINE_S)
+
+
+def test_a_witness_whose_head_fits_changes_nothing(running: Running) -> None:
+    running.session.on_tick = [WITNESSED]
+    running.session.waits_for_ticks(3)
+    assert running.journal == []
+
+
+def test_a_witness_whose_head_does_not_fit_begins_a_new_chain_session_and_connection(
+    idle: Running,
+) -> None:
+    again = SimpleNamespace(
+        send=lambda frame: idle.journal.append(f"send again {frame.decode()}"),
+        close=lambda: None,
+        wake=lambda: None,
+        waiting_bytes=0,
+    )
+    idle.renewed = (Script(), again)
+    idle.compared = CUT
+    idle.session.answers["witness"] = [WITNESSED, notice("behind it")]
+    idle.link.close = lambda: idle.inbox.put(Lost("closed"))
+    idle.inbox.put(received("witness"))
+    with idle:
+        idle.renewed[0].waits_for_ticks(1)
+        idle.inbox.put(received("late"))  # over the new connection
+        assert idle.engine.submit("hello", wait=True) == ""
+    first, *rest = [entry for entry in idle.journal if "witness" not in entry and entry != "wake"]
+    assert first == "show behind it", "what was begun is performed first"
+    assert rest[0] == f"show HISTORY TAMPERED: TRUNCATED@5: {CUT.sentence}"
+    assert "bob#1234" in rest[0]
+    assert rest[1].startswith("follow TRUNCATED@5: ")
+    assert "bob#1234" not in rest[1], "a genesis is in clear"
+    assert rest[2].endswith("kept as evidence-1.db, a new chain follows")
+    assert "send again hello" in rest
+    assert idle.renewed[0].calls[0] == "connected"
+    assert "typed hello" not in idle.session.calls
+    assert "disconnected closed" not in idle.renewed[0].calls
+
+
+def test_what_came_over_the_old_connection_is_dropped_and_a_signal_is_not(idle: Running) -> None:
+    idle.compared = CUT
+    idle.session.on_tick = [WITNESSED]
+
+    def close() -> None:
+        idle.inbox.put(received("too late"))
+        idle.engine.leave(0.0)
+        idle.inbox.put(Lost("closed"))
+
+    idle.link.close = close
+    with idle:
+        assert is_over(idle)
+    calls = idle.renewed[0].calls
+    assert calls[:2] == ["disconnected no relay there", "leave 0.0"]
+    assert "receive too late" not in calls
+
+
+def test_a_finding_when_the_relay_is_gone_leaves_a_session_that_keeps_what_is_typed(
+    idle: Running,
+) -> None:
+    idle.compared = CUT
+    idle.session.on_tick = [WITNESSED]
+    idle.link.close = lambda: idle.inbox.put(Lost("closed"))
+    with idle:
+        idle.renewed[0].waits_for_ticks(1)
+        assert "show no relay there" in idle.journal
+        assert not idle.engine.over.is_set()
+        assert idle.engine.submit("kept", wait=True) == ""
+        assert "append kept" in idle.journal
+
+
+def test_a_finding_while_leaving_is_kept_and_the_run_ends(idle: Running) -> None:
+    idle.compared = CUT
+    idle.session.on_tick = [WITNESSED]
+    idle.session.leaving = True
+    with idle:
+        assert is_over(idle)
+    assert any(entry.startswith("follow TRUNCATED@5") for entry in idle.journal)
+    assert idle.renewed[0].calls == []
+
+
+def test_what_a_start_did_not_verify_is_verified_behind_the_prompt() -> None:
+    running = Running(checked_from=5)
+    bad = Verdict(Finding.EDITED, 3)
+    running.verification += [None, None, None, bad]
+    running.link.close = lambda: running.inbox.put(Lost("closed"))
+    with running:
+        running.renewed[0].waits_for_ticks(1)
+    assert f"show HISTORY TAMPERED: EDITED@3: {bad.sentence}" in running.journal
+    assert running.session.ticks == 4, "a slice in each turn"
+
+
+def test_a_chain_that_verifies_as_a_whole_is_not_verified_again() -> None:
+    running = Running(checked_from=5)
+    running.verification += [None, Verdict(Finding.OK, 9)]
+    with running:
+        running.session.waits_for_ticks(6)
+    assert running.shown == []
+
+
+def test_a_chain_that_turns_out_to_be_unreadable_ends_the_run_and_is_left_as_it_is() -> None:
+    running = Running(checked_from=5)
+    running.verification += [Verdict(Finding.UNREADABLE, 3)]
+    with running:
+        assert is_over(running)
+    assert running.ends() == 1
+    assert running.errors[0].startswith("your chain cannot be read, so nothing more is kept: UNR")
+    assert not any(entry.startswith("follow") for entry in running.journal)
+
+
+def test_a_new_chain_that_cannot_be_made_is_one_line_and_exit_1(idle: Running) -> None:
+    idle.compared = CUT
+    idle.session.on_tick = [WITNESSED]
+    idle.follow_fails = ProfileError("the disk is full")
+    with idle:
+        assert is_over(idle)
+    assert idle.ends() == 1
+    assert idle.errors == [
+        "your chain cannot be written, so nothing more is sent or shown: the disk is full"
+    ]
+
+
+def test_a_checkpoint_is_written_at_the_end_and_after_many_blocks(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_engine, "_CHECKPOINT_BLOCKS", 2)
+    for text in ("one", "two", "three"):
+        running.engine.submit(text, wait=True)
+    assert running.checkpoints == 1
+    running.engine.submit("/quit", wait=False)
+    assert running.ends() == 0
+    assert running.checkpoints == 2
+
+
+def test_after_a_failed_write_there_is_no_checkpoint(running: Running) -> None:
+    running.write_fails = StoreFailed("disk full")
+    running.engine.submit("one", wait=False)
+    assert running.ends() == 1
+    assert running.checkpoints == 0
 
 
 # --------------------------------------------------------------------------- the clock

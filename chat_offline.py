@@ -1,0 +1,189 @@
+"""What can be done with a profile without a relay: history, verify, export, wallet, passphrase.
+
+What lives here: the subcommands, each from its settings to its exit code.  What it does not know:
+connections, the chat, what a block or a proof holds.
+
+    code = run_command(settings, terminal)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from blockchain import StoreError
+from chat_answers import Unanswered, coins, export, write_new
+from chat_effects import number
+from chat_history import history
+from chat_passphrase import PassphraseError, ask_new, asker, notices
+from chat_profile import Profile, ProfileError, verify_profile
+from chat_proof import check_proof
+from chat_settings import Settings
+from chat_terminal import Kind, Line, Terminal
+
+__all__ = ["run_command"]
+
+MAX_PROOF_BYTES = 1 << 30  # of a file that is read to be verified: some 4 million blocks
+_PROGRESS_EVERY_S = 0.1
+
+
+def run_command(settings: Settings, terminal: Terminal) -> int:
+    """Runs the subcommand that the settings name; returns the exit code, and says why it is one."""
+    commands: dict[str, Callable[[Settings, Terminal], int]] = {
+        "history": _history,
+        "verify": _verify if settings.file is None else _verify_file,
+        "export": _export,
+        "wallet": _wallet,
+        "passphrase": _passphrase,
+    }
+    try:
+        return commands[settings.command](settings, terminal)
+    except Unanswered as exc:
+        terminal.show(Line(Kind.ERROR, str(exc)))
+        return 1
+    except (ProfileError, StoreError, PassphraseError) as exc:
+        terminal.show(Line(Kind.ERROR, str(exc)))
+        return 6
+    except KeyboardInterrupt:  # before it was done, so it is not known to be well
+        return 1
+    finally:
+        terminal.progress("")
+
+
+def _open(settings: Settings) -> Profile:
+    return Profile.open(
+        settings.home,
+        settings.profile,
+        create=False,
+        passphrase=asker(settings.passphrase_file),
+    )
+
+
+def _history(settings: Settings, terminal: Terminal) -> int:
+    with _open(settings) as profile:
+        code, before = _say_verdict(profile, terminal)
+        for line in history(profile.chain, settings.count, settings.find, before=before):
+            terminal.show(line)
+    return code
+
+
+def _wallet(settings: Settings, terminal: Terminal) -> int:
+    with _open(settings) as profile:
+        code, _ = _say_verdict(profile, terminal)
+        balance, checked = profile.balance(), profile.verdict.index
+    source = f"the chain up to block {checked - 1}" if checked else "no block of the chain"
+    terminal.show(Line(Kind.DIALOGUE, f"{coins(balance)}, from {source}"))
+    return code
+
+
+def _say_verdict(profile: Profile, terminal: Terminal) -> tuple[int, int | None]:
+    """The exit code, and the first block that cannot be relied on, if there is one."""
+    verdict = profile.verdict
+    if verdict.ok:
+        return 0, None
+    text = f"HISTORY TAMPERED: {verdict}: {verdict.sentence}"
+    terminal.show(Line(Kind.ALERT, f"{text}; what follows is from the blocks before it"))
+    return verdict.exit_code, verdict.index
+
+
+def _export(settings: Settings, terminal: Terminal) -> int:
+    assert settings.file is not None  # the command line asks for it
+    with _open(settings) as profile:
+        if not profile.verdict.ok:
+            text = f"HISTORY TAMPERED: {profile.verdict}: {profile.verdict.sentence}"
+            terminal.show(Line(Kind.ALERT, f"{text}; nothing was exported"))
+            return profile.verdict.exit_code
+        nick = profile.nick or ""
+        data = export(profile.chain, nick, settings.format, only=settings.only, peer=settings.peer)
+    if str(settings.file) == "-":
+        terminal.flush()
+        sys.stdout.buffer.write(data)  # not for the screen: escaped, it would be another file
+        sys.stdout.flush()
+        return 0
+    write_new(settings.file, data)
+    text = f"{settings.file}: {number(len(data), 'byte')}, readable by you alone"
+    terminal.show(Line(Kind.DIALOGUE, text))
+    return 0
+
+
+def _verify(settings: Settings, terminal: Terminal) -> int:
+    worst = 0
+    is_deep = not settings.quick
+    found = verify_profile(
+        settings.home,
+        settings.profile,
+        deep=is_deep,
+        passphrase=asker(settings.passphrase_file),
+        progress=_Progress(terminal),
+    )
+    terminal.progress("")
+    for checked in found:
+        worst = _worse(worst, _say(terminal, checked.exit_code, checked.text))
+    return worst
+
+
+def _verify_file(settings: Settings, terminal: Terminal) -> int:
+    assert settings.file is not None
+    try:
+        data = _read(settings.file)
+    except OSError as exc:
+        raise Unanswered(f"{settings.file} cannot be read: {exc.strerror or exc}") from exc
+    report = check_proof(data)
+    if report.problem:
+        return _say(terminal, report.exit_code, report.problem)
+    for line in report.lines():
+        terminal.show(Line(Kind.DIALOGUE, line))
+    return report.exit_code
+
+
+def _read(path: Path) -> bytes:
+    """Raises OSError; and Unanswered for what is too large to be one."""
+    with path.open("rb") as file:
+        data = file.read(MAX_PROOF_BYTES + 1)
+    if len(data) > MAX_PROOF_BYTES:
+        raise Unanswered(f"{path} has over {MAX_PROOF_BYTES} bytes, too many for a proof")
+    return data
+
+
+class _Progress:
+    """A bar for a person at a terminal, drawn anew ten times a second."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._next_s = time.monotonic() + _PROGRESS_EVERY_S  # what is done at once needs none
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """So many blocks of so many are checked."""
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + _PROGRESS_EVERY_S
+            share = min(1.0, done / max(1, total))
+            bar = "#" * int(30 * share)
+            self._terminal.progress(f"[{bar:<30}] {share:4.0%}  {what}: {done} of {total} blocks")
+
+
+def _say(terminal: Terminal, exit_code: int, text: str) -> int:
+    match exit_code:
+        case 0:
+            terminal.show(Line(Kind.DIALOGUE, text))
+        case 4:
+            terminal.show(Line(Kind.ALERT, f"HISTORY TAMPERED: {text}"))
+        case _:
+            terminal.show(Line(Kind.ERROR, text))
+    return exit_code
+
+
+def _worse(one: int, other: int) -> int:
+    """A finding outweighs what could not be checked."""
+    return 4 if 4 in (one, other) else max(one, other)
+
+
+def _passphrase(settings: Settings, terminal: Terminal) -> int:
+    with _open(settings) as profile:
+        had = profile.keystore.has_passphrase
+        new = b"" if settings.removes_passphrase else ask_new(settings.new_passphrase_file)
+        profile.set_passphrase(new)
+    for text in notices(had, bool(new)):
+        terminal.show(Line(Kind.NOTICE, text))
+    return 0
