@@ -16,6 +16,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from blockchain import (
     DEFAULT_DIFFICULTY,
@@ -166,6 +167,9 @@ class _Maker:
                 if index > best.get(evidence.witness.fingerprint, (-1,))[0]:
                     best[evidence.witness.fingerprint] = (index, evidence)
         self._evidence += [evidence for _, evidence in best.values()]
+        people = dict.fromkeys(evidence.witness.fingerprint for evidence in self._evidence)
+        taken = set(islice(people, _MAX_WITNESSES))
+        self._evidence = [e for e in self._evidence if e.witness.fingerprint in taken]
         for evidence in self._evidence:
             for report in evidence.feeds:
                 if self._authors.is_ours(report.session_id):
@@ -190,9 +194,9 @@ class _Maker:
         parts.append(u32(len(self._disclosed)))
         for index, record in sorted(self._disclosed.items()):
             parts += [u64(index), prefixed(record)]
-        evidence = sorted((e.payload.serialize(), e.witness.raw) for e in self._evidence)
-        parts.append(u32(len(evidence)))
-        for payload, bundle in evidence:
+        statements = {e.payload.serialize(): e.witness.raw for e in self._evidence}
+        parts.append(u32(len(statements)))
+        for payload, bundle in sorted(statements.items()):
             parts += [prefixed(bundle), prefixed(payload)]
         body = b"".join(parts)
         return body + self._chain._keys.chain_signing_key.sign(Label.PROOF_SIG, body)

@@ -138,7 +138,8 @@ class _Told:
             digits = _grouped(who.fingerprint, 4)
             lines.append(f"  {count} of {self._labels[who]}, fingerprint {digits}")
         if len(counts) > _MOST_NAMED:
-            lines.append(f"  the others of {_counted(len(counts) - _MOST_NAMED, 'further person')}")
+            more = _counted(len(counts) - _MOST_NAMED, "further person", "further people")
+            lines.append(f"  the others of {more}")
         lines.append(
             "a name is what a person chose: compare fingerprints with what you know from elsewhere"
         )
@@ -171,11 +172,9 @@ class _Told:
             lines.append(f"  and {more}")
         highest = max((witness.index for witness in report.witnesses), default=-1)
         if lines:
-            lines.insert(0, "proven: what others signed of this chain")
+            lines.insert(0, "proven: what others signed for, each at some time:")
         if highest >= 0:
-            lines.append(
-                f"so blocks 0 to {highest}, and their order, are as {owner} showed them to others"
-            )
+            lines.append(f"so blocks 0 to {highest}, and their order, have not changed since then")
         if highest < report.blocks - 1:
             which = f"blocks {highest + 1} to {report.blocks - 1}" if highest >= 0 else "the blocks"
             lines.append(
@@ -187,12 +186,12 @@ class _Told:
     def _one_witness(self, witness: Witness) -> str:
         parts = []
         if witness.index >= 0:
-            parts.append(f"the chain up to block {witness.index}")
+            parts.append(f"the head of block {witness.index}")
         if witness.entries or not parts:
             parts.append(f"{_counted(witness.entries, 'message')} of {self._owner}")
         digits = _grouped(witness.who.fingerprint, 4)
         has = " and ".join(parts)
-        return f"  {self._labels[witness.who]} has {has}; fingerprint {digits}"
+        return f"  {self._labels[witness.who]} holds {has}; fingerprint {digits}"
 
     def _not_shown(self) -> list[str]:
         report = self._report
