@@ -755,7 +755,7 @@ class Blockchain:
 
         Raises:
             BadSignature: our key did not sign that head.
-            StoreUnreadable: the block there, or the last one, cannot be parsed.
+            StoreUnreadable: the block there, or the last one, cannot be found or parsed.
         """
         last = self.get_latest_block()
         if head.chain_id != last.chain_id:
@@ -765,7 +765,10 @@ class Blockchain:
         if head.index > last.index:
             blocks, good_ms = last.index + 1, last.timestamp_ms
             return Verdict(Finding.TRUNCATED, blocks, who, head.index, good_ms)
-        if self.hash_at(head.index) != head.hash:
+        its_hash = self.hash_at(head.index)
+        if its_hash is None:  # in a chain that verifies: the table's own tree is damaged
+            raise StoreUnreadable(f"block {head.index} cannot be found")
+        if its_hash != head.hash:
             return Verdict(Finding.REWRITTEN, head.index, who)
         return Verdict(Finding.OK, last.index + 1)
 
@@ -873,7 +876,7 @@ class _Forgotten:
 
     def read(self) -> dict[int, int]:
         """Erased index → the forget block's: one that is signed, for its place, and later."""
-        wanted = "WHERE idx > ? AND substr(header, 1, 5) = ? ORDER BY idx"
+        wanted = "WHERE +idx > ? AND substr(header, 1, 5) = ? ORDER BY idx"
         forget = _MAGIC + bytes((BlockType.FORGET,))
         for row in self._chain._rows(wanted, self._read_to, forget):
             if type(row[0]) is not int or not _is_whole(row):
@@ -991,7 +994,10 @@ class _Verification:
         first = max(self._first, self._next - 1)
         if not self._signatures and (unsigned := self._unsigned(first)) is not None:
             return self._verdict(Finding.FORGED, unsigned)
-        return self._exact(first)
+        verdict = self._exact(first)
+        if verdict.ok:  # all rows are there, but by its idx SQLite did not find this one
+            return self._verdict(Finding.UNREADABLE, self._next)
+        return verdict
 
     def _unsigned(self, end: int) -> int | None:
         """A block below `end` that is not signed while the one before it is, and so, by the links,
@@ -1035,8 +1041,10 @@ class _Verification:
 
     def _in_places(self, first: int) -> Iterator[Block | Finding]:
         """What stands in each place from there on: a block, or at last why none does."""
-        # Of the whole chain the rows before the first place too, with an idx that is none.
-        wanted = ("WHERE idx >= ? ORDER BY idx", first) if first else ("ORDER BY idx",)
+        # Of the whole chain the rows before the first place too, with an idx that is none.  The
+        # plus makes SQLite go through all rows: what is there is found, even if the tree that leads
+        # to it is damaged.
+        wanted = ("WHERE +idx >= ? ORDER BY idx", first) if first else ("ORDER BY idx",)
         try:
             for index, row in enumerate(self._chain._rows(*wanted), first):
                 yield _in_place(row, index)

@@ -1380,6 +1380,30 @@ def test_a_row_that_sqlite_cannot_give_is_named(i: int) -> None:
             assert str(chain.verify()) == "EDITED@3"
 
 
+def test_a_tree_that_does_not_lead_to_a_row_is_no_tampering(path: Path) -> None:
+    """A key is damaged in a page by which SQLite finds rows; the rows are as they were."""
+    with closing(Blockchain.create(path, keystore(), NOW)) as chain:
+        chain.append([draft(number, RECEIVED) for number in range(40)], NOW)
+        ((root,),) = chain._db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'blocks'")
+        head = chain.head()
+    content, rows, lost = path.read_bytes(), rows_in(path), 0
+    page = (root - 1) * 4096
+    assert content[page] == 5, "an interior page"
+    for cell in range(int.from_bytes(content[page + 3 : page + 5], "big")):
+        at = page + int.from_bytes(content[page + 12 + 2 * cell :][:2], "big") + 4
+        path.write_bytes(content[:at] + b"\1" + content[at + 1 :])
+        assert rows_in(path) == rows
+        with opened(path) as chain:
+            verdicts = {str(list(chain.verification(slice_blocks=n))[-1]) for n in (3, 5, 100)}
+            assert {verdict.split("@")[0] for verdict in verdicts} <= {"OK", "UNREADABLE"}
+            if chain.block(head.index) is None:
+                lost += 1
+                with pytest.raises(StoreUnreadable, match="cannot be found"):
+                    chain.compare(head, "bob")
+        lost += verdicts != {"OK"}
+    assert lost > 1
+
+
 def rows_in(path: Path) -> list[Row]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT * FROM blocks ORDER BY idx").fetchall()
