@@ -55,6 +55,7 @@ $(VENV)/.run: $(VENV)/.made
 $(VENV)/.test: $(VENV)/.run
 	@echo 'Installing what the tests need ...'
 	@$(PIP) install --group dev
+	@sh tests/install_chromium.sh
 	@touch $@
 
 $(VENV)/.made: pyproject.toml

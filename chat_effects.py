@@ -94,7 +94,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Query:
-    """A command that the chain's owner answers: history, wallet or chain."""
+    """A question about the chain, which its owner answers (`chat_answers`)."""
 
     name: str
     argument: str
