@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ README = (ROOT / "README.md").read_text("utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
-def help_of(script: str) -> str:
+@cache
+def help_of(*command: str) -> str:
     done = subprocess.run(
-        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return done.stdout
 
@@ -31,8 +33,11 @@ def test_first_screen_has_the_two_commands_and_they_exist() -> None:
 
 
 def test_every_flag_in_the_readme_exists() -> None:
-    known = set(re.findall(r"--[a-z-]+", help_of("chat_client.py") + help_of("chat_server.py")))
-    used = set(re.findall(r"(?<!-)--[a-z][a-z-]*", README)) - {"--help", "--find"}
+    commands = ("history", "verify", "export", "passphrase")
+    helps = help_of("chat_client.py") + help_of("chat_server.py")
+    helps += "".join(help_of("chat_client.py", command) for command in commands)
+    known = set(re.findall(r"--[a-z-]+", helps))
+    used = set(re.findall(r"(?<!-)--[a-z][a-z-]*", README)) - {"--help"}
     assert used <= known
 
 
