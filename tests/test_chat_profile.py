@@ -718,8 +718,9 @@ def noted_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def noted(noted_home: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+def noted(noted_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, where so many blocks are too many to be verified at each start."""
+    monkeypatch.setattr(chat_profile, "_VERIFIED_AT_ONCE", 1)
     return shutil.copytree(noted_home, tmp_path / "noted")
 
 
@@ -846,6 +847,15 @@ def test_a_start_looks_at_what_came_since_the_checkpoint_and_the_rest_is_for_the
     edited(noted, 14)
     with Profile.open(noted) as profile:
         assert (profile.finding or "").startswith("EDITED@3: "), "the first that is wrong is named"
+
+
+def test_a_start_verifies_all_of_a_chain_that_takes_no_time(
+    noted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited(noted, 3)
+    monkeypatch.setattr(chat_profile, "_VERIFIED_AT_ONCE", 9)
+    with Profile.open(noted) as profile:
+        assert (profile.finding or "").startswith("EDITED@3: ")
 
 
 def test_a_chain_that_was_cut_below_its_checkpoint_is_looked_at_as_a_whole(noted: Path) -> None:
