@@ -294,7 +294,7 @@ class _Check:
         self._blocks: list[Block] = []
         self._erased: set[int] = set()
         self._entries: dict[bytes, int] = {}  # entry_id → index of its block
-        self._written: dict[bytes, Written] = {}  # disclosed, by entry_id, in the chain's order
+        self._written: dict[bytes, Written] = {}  # disclosed, by entry_id
         self._held: dict[bytes, _Held] = {}  # by fingerprint
         self._last_hash = b""
 
@@ -488,25 +488,29 @@ class _Check:
         signs for an entry has signed for those too."""
         self._runs: dict[bytes, _Run] = {}
         self._chats: set[tuple[bytes, bytes, int]] = set()  # session_id, tag, seq
-        for entry_id, written in self._written.items():
+        for written in self._in_order():
             entry = written.entry
             if not self._authors.is_ours(entry.session_id):
                 continue
+            run = _Run(entry.seq, 0)
             before = self._written.get(entry.previous)
-            run = self._runs.get(entry.previous, _Run(entry.seq, 0))
-            if before is None or _place(before.entry) != (*_place(entry)[:2], entry.seq - 1):
-                run = _Run(entry.seq, 0)
+            if before is not None and _place(before.entry) == (*_place(entry)[:2], entry.seq - 1):
+                run = self._runs.get(before.entry_id, run)  # none, if it stands behind
             is_chat = entry.kind == EntryKind.CHAT
-            self._runs[entry_id] = _Run(run.first_seq, run.chats + is_chat)
+            self._runs[written.entry_id] = _Run(run.first_seq, run.chats + is_chat)
             if is_chat:
                 self._chats.add(_place(entry))
+
+    def _in_order(self) -> list[Written]:
+        """What is disclosed, in the chain's order."""
+        return sorted(self._written.values(), key=lambda written: written.block.index)
 
     # ----------------------------------------------------------------- what it proves
 
     def report(self) -> Report:
         """Of a file in which all fits."""
         held = sorted(self._held.values(), key=lambda h: (-h.index, h.who.nick, h.who.fingerprint))
-        disclosed = sorted(self._written.values(), key=lambda written: written.block.index)
+        disclosed = self._in_order()
         texts = {written.block.index for written in disclosed if not written.is_erased}
         erased = {i for i in self._erased - texts if self._blocks[i].type in (_SENT, _RECEIVED)}
         shown = erased | texts
