@@ -185,7 +185,8 @@ class Engine:
 
     def _turn(self) -> None:
         effects: list[Effect] = []
-        items = self._inbox.take(_TICK_S, _MOST_ITEMS)
+        # While there is something left to check, nothing is waited for.
+        items = self._inbox.take(_TICK_S if self._verdict else 0.0, _MOST_ITEMS)
         if self._link is not None and any(isinstance(item, Received) for item in items):
             self._link.wake()  # it may have stopped reading for us
         for item in items:
@@ -269,9 +270,10 @@ class Engine:
             case Query(name, argument):
                 self._answer(name, argument)
             case Witnessed(head, name, _):
-                verdict = self._profile.compare(head, name)
-                if verdict is not None and not verdict.ok:
-                    self._finding = self._finding or verdict
+                try:
+                    self._finding = self._finding or self._profile.compare(head, name)
+                except StoreUnreadable as exc:
+                    self._show(Kind.ERROR, f"{exc}, so what {name} holds of it is not compared")
             case Leave(exit_code):
                 self.exit_code = exit_code
                 self.over.set()

@@ -651,8 +651,9 @@ def test_chain_of_a_chain_too_long_to_check_at_once_says_how_far_it_is_checked(
     monkeypatch.setattr(chat_engine, "_CHECKED_AT_ONCE", 1)
     with Running(book.chain) as running:
         assert asked(running, "chain")[2].startswith("OK: ")
-    with Running(book.chain, checked_from=3) as running:
-        running.engine._checking = iter(lambda: None, 0)  # for ever
+    running = Running(book.chain, checked_from=3)
+    running.engine._checking = iter(lambda: None, 0)  # for ever
+    with running:
         assert asked(running, "chain")[2] == (
             "what is new since the last start is OK; the rest is being checked"
         )
