@@ -35,7 +35,7 @@ from chat_engine import Engine, now
 from chat_link import CannotConnect, Inbox, Link, connect
 from chat_memory import Memory
 from chat_messages import MAX_NICK_CHARACTERS, check_nick
-from chat_offline import run_command
+from chat_offline import run_command, warn_if_unprotected
 from chat_passphrase import PassphraseError, asker, read_secret
 from chat_profile import Profile, ProfileError
 from chat_session import Session
@@ -190,6 +190,8 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
             profile = stack.enter_context(
                 Profile.open(settings.home, settings.profile, passphrase=passphrase)
             )
+            if profile.is_new and settings.passphrase_file is not None:
+                profile.set_passphrase(passphrase(False))
             room = RoomSecret.open_room(settings.room)
             memory, balance = profile.recall(room), profile.balance()
         _say_profile(terminal, profile, settings)
@@ -310,9 +312,12 @@ class _Prompt:
 def _say_profile(terminal: Terminal, profile: Profile, settings: Settings) -> None:
     if profile.finding is not None:
         terminal.show(Line(Kind.ALERT, f"HISTORY TAMPERED: {profile.finding}"))
+    has_passphrase = profile.keystore.has_passphrase
     if profile.is_new:
-        where = f"new identity, kept in {profile.path} without a passphrase"
-        terminal.show(Line(Kind.NOTICE, where))
+        without = "without a passphrase (chainroom passphrase sets one)"
+        how = "behind your passphrase" if has_passphrase else without
+        terminal.show(Line(Kind.NOTICE, f"new identity, kept in {profile.path} {how}"))
+    warn_if_unprotected(settings, terminal, has_passphrase=has_passphrase)
     if settings.profile is None and profile.number > 1:
         text = f"another client uses your profile: this one is {profile.name}"
         terminal.show(Line(Kind.NOTICE, text))

@@ -23,7 +23,7 @@ from chat_proof import check_proof
 from chat_settings import Settings
 from chat_terminal import Kind, Line, Terminal
 
-__all__ = ["run_command"]
+__all__ = ["run_command", "warn_if_unprotected"]
 
 MAX_PROOF_BYTES = 1 << 30  # of a file that is read to be verified: some 4 million blocks
 _PROGRESS_EVERY_S = 0.1
@@ -52,6 +52,13 @@ def run_command(settings: Settings, terminal: Terminal) -> int:
         terminal.progress("")
 
 
+def warn_if_unprotected(settings: Settings, terminal: Terminal, *, has_passphrase: bool) -> None:
+    """Who names a file with a passphrase believes that the profile has one."""
+    if settings.passphrase_file is not None and not has_passphrase:
+        text = "this profile has no passphrase: chainroom passphrase sets one"
+        terminal.show(Line(Kind.ALERT, text))
+
+
 def _open(settings: Settings) -> Profile:
     return Profile.open(
         settings.home,
@@ -61,8 +68,14 @@ def _open(settings: Settings) -> Profile:
     )
 
 
+def _open_to_read(settings: Settings, terminal: Terminal) -> Profile:
+    profile = _open(settings)
+    warn_if_unprotected(settings, terminal, has_passphrase=profile.keystore.has_passphrase)
+    return profile
+
+
 def _history(settings: Settings, terminal: Terminal) -> int:
-    with _open(settings) as profile:
+    with _open_to_read(settings, terminal) as profile:
         code, before = _say_verdict(profile, terminal)
         for line in history(profile.chain, settings.count, settings.find, before=before):
             terminal.show(line)
@@ -70,7 +83,7 @@ def _history(settings: Settings, terminal: Terminal) -> int:
 
 
 def _wallet(settings: Settings, terminal: Terminal) -> int:
-    with _open(settings) as profile:
+    with _open_to_read(settings, terminal) as profile:
         code, _ = _say_verdict(profile, terminal)
         balance, checked = profile.balance(), profile.verdict.index
     source = f"the chain up to block {checked - 1}" if checked else "no block of the chain"
@@ -90,7 +103,7 @@ def _say_verdict(profile: Profile, terminal: Terminal) -> tuple[int, int | None]
 
 def _export(settings: Settings, terminal: Terminal) -> int:
     assert settings.file is not None  # the command line asks for it
-    with _open(settings) as profile:
+    with _open_to_read(settings, terminal) as profile:
         if not profile.verdict.ok:
             text = f"HISTORY TAMPERED: {profile.verdict}: {profile.verdict.sentence}"
             terminal.show(Line(Kind.ALERT, f"{text}; nothing was exported"))
@@ -109,16 +122,27 @@ def _export(settings: Settings, terminal: Terminal) -> int:
 
 
 def _verify(settings: Settings, terminal: Terminal) -> int:
-    worst = 0
-    is_deep = not settings.quick
+    worst, was_asked = 0, False
+    answer = asker(settings.passphrase_file)
+
+    def ask(again: bool) -> bytes:
+        nonlocal was_asked
+        was_asked = True
+        return answer(again)
+
+    # Where nobody can give it, what can be checked without it is, and the rest is said not to be.
+    can_be_given = settings.passphrase_file is not None or (
+        sys.stdin is not None and sys.stdin.isatty()
+    )
     found = verify_profile(
         settings.home,
         settings.profile,
-        deep=is_deep,
-        passphrase=asker(settings.passphrase_file),
+        deep=not settings.quick,
+        passphrase=ask if can_be_given else None,
         progress=_Progress(terminal),
     )
     terminal.progress("")
+    warn_if_unprotected(settings, terminal, has_passphrase=was_asked)
     for checked in found:
         worst = _worse(worst, _say(terminal, checked.exit_code, checked.text))
     return worst

@@ -28,75 +28,24 @@ from typing import Any, cast
 
 import pytest
 from processes import ROOT, environment
+from scripted_person import DEADLINE_S, Answer, Person
 from simulated_room import keystore, session_keys
 from test_chat_profile import checked_identity
 
 import chat_client
+import crypto_utils
 from blockchain import BlockType, Draft, StoreUnreadable
 from chat_client import main, start_client
 from chat_engine import Engine
-from chat_history import recall
 from chat_link import CannotConnect, connect
 from chat_messages import check_nick
 from chat_profile import Profile
 from chat_server import Relay, start_server
 from chat_settings import Settings, read_settings
 from chat_terminal import BadInput, Kind, Line
-from crypto_utils import Identity, Keystore
+from crypto_utils import Identity, Keystore, PassphraseNeeded
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
-
-DEADLINE_S = 20.0  # for things that take milliseconds: reached only when they never happen
-Answer = str | None | BaseException | Callable[[], str | None]
-
-
-class Person:
-    """Stands for the terminal: answers in order, then the input ends."""
-
-    def __init__(self, *answers: Answer, interactive: bool = False) -> None:
-        self.answers = list(answers)
-        self.interactive = interactive
-        self.lines: list[Line] = []
-        self.prompts: list[tuple[str, str]] = []
-        self.closed = 0
-        self.on_show: Callable[[Line], None] = lambda line: None
-        self.input_ended = threading.Event()
-
-    def show(self, line: Line) -> None:
-        self.lines.append(line)
-        self.on_show(line)
-
-    def read_line(self, prompt: str, draft: str = "") -> str | None:
-        self.prompts.append((prompt, draft))
-        answer = self.answers.pop(0) if self.answers else None
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer() if callable(answer) else answer
-
-    def waits(self) -> str | None:
-        """An answer: none comes, until the session ends the input."""
-        assert self.input_ended.wait(DEADLINE_S)
-        return None
-
-    def sees(self, text: str) -> None:
-        """Until it was shown."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not any(text in line.text for line in list(self.lines)):
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.002)  # another thread shows it
-
-    def end_input(self) -> None:
-        self.input_ended.set()
-
-    def close(self) -> None:
-        self.closed += 1
-
-    def said(self, *kinds: Kind) -> list[str]:
-        return [line.text for line in self.lines if not kinds or line.kind in kinds]
-
-    @property
-    def errors(self) -> list[str]:
-        return self.said(Kind.ERROR)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +205,7 @@ def test_all_that_takes_long_comes_before_the_connection(
         steps.append("connect")
         raise CannotConnect("far enough")
 
-    monkeypatch.setattr(chat_client, "recall", noted("recall", recall))
+    monkeypatch.setattr(Profile, "recall", noted("recall", Profile.recall))
     monkeypatch.setattr(Profile, "balance", noted("balance", Profile.balance))
     monkeypatch.setattr(chat_client, "_password", noted("password", chat_client._password))
     made = noted("key made", lambda: session_keys("alice", 0))
@@ -394,8 +343,9 @@ def test_a_new_identity_and_a_second_client_are_said(
     with Profile.open(tmp_path):
         person = Person()
         assert chats(monkeypatch, person, tmp_path, *at(relay)) == 0
+        how = "without a passphrase (chainroom passphrase sets one)"
         assert person.said(Kind.NOTICE)[:2] == [
-            f"new identity, kept in {path / 'default-2'} without a passphrase",
+            f"new identity, kept in {path / 'default-2'} {how}",
             "another client uses your profile: this one is default-2",
         ]
         assert any(text.startswith("you are ann-2#") for text in person.said())
@@ -429,7 +379,7 @@ def test_a_record_that_cannot_be_read_is_exit_6_and_says_what_to_do(
     def unreadable(*_: object) -> None:
         raise StoreUnreadable("block 7 cannot be read: unknown version 2 of an entry")
 
-    monkeypatch.setattr(chat_client, "recall", unreadable)
+    monkeypatch.setattr(Profile, "recall", unreadable)
     person = Person()
     assert chats(monkeypatch, person, tmp_path, "--server", "h") == 6
     (error,) = person.errors
@@ -444,6 +394,77 @@ def test_a_home_that_cannot_be_written_is_one_line_and_exit_6(
     person = Person()
     assert chats(monkeypatch, person, tmp_path, "--server", "h") == 6
     assert len(person.errors) == 1
+
+
+# --------------------------------------------------------------------------- the passphrase
+
+
+@pytest.fixture
+def nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that is not there, to end a start that came so far; and Argon2id in no time."""
+
+    def refuses(_host: str, _port: int) -> socket.socket:
+        raise CannotConnect("no way")
+
+    monkeypatch.setattr(chat_client, "connect", refuses)
+    monkeypatch.setattr(crypto_utils, "_LEAST_COST", (64, 1, 1))
+
+
+def secret(path: Path, text: str) -> tuple[str, str]:
+    """The flag that names a file with this passphrase."""
+    path.write_text(text + "\n")
+    path.chmod(0o600)
+    return "--passphrase-file", str(path)
+
+
+def test_a_new_profile_gets_the_passphrase_of_the_file_at_once_and_opens_with_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_there: None
+) -> None:
+    home = tmp_path / "home"
+    right, wrong = secret(tmp_path / "right", "gull"), secret(tmp_path / "wrong", "rat")
+    person = Person()
+    assert chats(monkeypatch, person, home, "--server", "h", *right) == 3
+    path = home / "profiles" / "default"
+    assert person.said(Kind.NOTICE) == [f"new identity, kept in {path} behind your passphrase"]
+    with pytest.raises(PassphraseNeeded):
+        Keystore.parse((path / "keys").read_bytes())
+    for flags, hint in (
+        ((), "this profile has a passphrase, and nobody can be asked here"),
+        (wrong, f"the passphrase in {wrong[1]} is not this profile's"),
+    ):
+        person = Person()
+        assert chats(monkeypatch, person, home, "--server", "h", *flags) == 6
+        (error,) = person.said()
+        assert error.startswith(hint)
+    person = Person()
+    assert chats(monkeypatch, person, home, "--server", "h", *right) == 3
+    assert person.said() == ["no way"]
+
+
+def test_who_names_a_passphrase_for_a_profile_without_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_there: None
+) -> None:
+    assert chats(monkeypatch, Person(), tmp_path / "home", "--server", "h") == 3
+    person, flags = Person(), secret(tmp_path / "right", "gull")
+    assert chats(monkeypatch, person, tmp_path / "home", "--server", "h", *flags) == 3
+    assert person.said() == [
+        "this profile has no passphrase: chainroom passphrase sets one",
+        "no way",
+    ]
+    assert person.lines[0].kind is Kind.ALERT
+
+
+def test_a_new_profile_whose_passphrase_cannot_be_read_is_not_chatted_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_there: None
+) -> None:
+    flags = ("--server", "h", "--passphrase-file", str(tmp_path / "nowhere"))
+    person = Person()
+    assert chats(monkeypatch, person, tmp_path / "home", *flags) == 6
+    (error,) = person.said()
+    assert error.startswith(f"{tmp_path / 'nowhere'} cannot be read")
+    person = Person()
+    chats(monkeypatch, person, tmp_path / "home", *flags)
+    assert person.said(Kind.ALERT), "it has none since, which is said"
 
 
 # --------------------------------------------------------------------------- nicks
@@ -546,7 +567,7 @@ def test_the_password_is_the_first_line_of_the_file_in_nfc(
         (b"", 0o600, "has no first line of 1 to 4096 bytes"),
         (b"\nsecret\n", 0o600, "has no first line of 1 to 4096 bytes"),
         (b"x" * 4097, 0o600, "has no first line of 1 to 4096 bytes"),
-        (b"\xff\xfe\n", 0o600, "cannot be read"),
+        (b"\xff\xfe\n", 0o600, "does not begin with a line of UTF-8"),
         (None, 0, "cannot be read"),
     ],
 )
@@ -593,11 +614,11 @@ def test_a_signal_before_the_room_ends_the_run_with_0_and_no_traceback(
     person = Person("h", "1")
     if place == "profile":
 
-        def interrupted(*args: Any) -> Any:
+        def interrupted(*_: object) -> None:
             signal.raise_signal(number)
-            return recall(*args)
+            raise AssertionError("it went on")
 
-        monkeypatch.setattr(chat_client, "recall", interrupted)
+        monkeypatch.setattr(Profile, "recall", interrupted)
     elif place == "first question":
         person.answers[0] = raises(number)
     elif place == "second question":
@@ -853,109 +874,17 @@ def test_two_hosts_of_one_home_have_a_log_each(
     assert logs == ["profiles/default-2/relay.log", "profiles/default/relay.log"]
 
 
-# --------------------------------------------------------------------------- subcommands
+# --------------------------------------------------------------------------- main
 
 
-@pytest.fixture
-def home(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of somebody who said three things."""
-    person = Person("one", "two", "three")
-    assert chats(monkeypatch, person, tmp_path, *at(relay), "--name", "ann") == 0
-    return tmp_path
-
-
-def commanded(monkeypatch: pytest.MonkeyPatch, home: Path, *argv: str) -> tuple[int, Person]:
+def started(monkeypatch: pytest.MonkeyPatch, home: Path, *argv: str) -> tuple[int, Person]:
+    """What `main` returns, and to whom it talked."""
     person = Person()
     monkeypatch.setattr(chat_client, "open_terminal", lambda **_: person)
     monkeypatch.setenv("CHAINROOM_HOME", str(home))
     code = main(argv)
     assert person.closed == 1
     return code, person
-
-
-def test_history_wallet_and_verify_of_a_whole_chain(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, person = commanded(monkeypatch, home, "history")
-    assert (code, person.said()) == (0, ["one", "two", "three"])
-    assert {line.kind for line in person.lines} == {Kind.MESSAGE}
-    assert person.lines[0].author.startswith("ann#")
-    code, person = commanded(monkeypatch, home, "history", "1", "--find", "T")
-    assert (code, person.said()) == (0, ["three"])
-    code, person = commanded(monkeypatch, home, "wallet")
-    assert (code, person.said(Kind.DIALOGUE)) == (0, ["3 coins, from the chain up to block 5"])
-    code, person = commanded(monkeypatch, home, "verify")
-    text = "OK: 6 blocks, every block is as it was written (chain.db)"
-    assert (code, person.said(Kind.DIALOGUE)) == (0, [text])
-
-
-def test_history_wallet_and_verify_of_a_tampered_chain_say_so_and_exit_4(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = home / "profiles" / "default" / "chain.db"
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE blocks SET body = zeroblob(100) WHERE idx = 5")
-    before = path.read_bytes()
-    for command, expected in (
-        ("history", ["one", "two"]),
-        ("wallet", ["2 coins, from the chain up to block 4"]),
-        ("verify", []),
-    ):
-        code, person = commanded(monkeypatch, home, command)
-        assert code == 4, command
-        assert len(person.said(Kind.ALERT)) == 1
-        assert person.said(Kind.ALERT)[0].startswith("HISTORY TAMPERED: EDITED@5: ")
-        assert person.said(Kind.MESSAGE, Kind.DIALOGUE) == expected
-        assert path.read_bytes() == before
-
-
-def test_a_wallet_whose_whole_chain_was_replaced_says_that_nothing_counts(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with closing(sqlite3.connect(home / "profiles" / "default" / "chain.db")) as database, database:
-        database.execute("DELETE FROM blocks")
-    code, person = commanded(monkeypatch, home, "wallet")
-    assert (code, person.said(Kind.DIALOGUE)) == (4, ["0 coins, from no block of the chain"])
-
-
-def test_verify_says_all_there_is_and_a_finding_outweighs_what_could_not_be_checked(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = home / "profiles" / "default"
-    with closing(sqlite3.connect(path / "chain.db")) as database, database:
-        database.execute("DELETE FROM blocks WHERE idx = 3")
-    Profile.open(home).close()
-    (path / "evidence-1.db").write_bytes(b"garbage")
-    code, person = commanded(monkeypatch, home, "verify")
-    assert code == 4
-    assert [line.kind for line in person.lines] == [Kind.ERROR, Kind.ALERT, Kind.DIALOGUE]
-    (path / "chain.db").write_bytes(b"garbage" * 1000)
-    assert commanded(monkeypatch, home, "verify")[0] == 6
-
-
-@pytest.mark.parametrize("command", ["history", "wallet", "verify"])
-def test_a_command_on_a_profile_that_is_not_there_or_in_use_is_exit_6(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    code, person = commanded(monkeypatch, tmp_path, command)
-    assert code == 6
-    assert "there is no profile in" in person.errors[0]
-    with Profile.open(tmp_path):
-        code, person = commanded(monkeypatch, tmp_path, command)
-    assert code == 6
-    assert "is in use by another client" in person.errors[0]
-
-
-@pytest.mark.parametrize("command", ["history", "wallet", "verify"])
-def test_a_command_that_is_interrupted_does_not_say_that_all_is_well(
-    home: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("blockchain.Blockchain.verify", interrupted)
-    code, person = commanded(monkeypatch, home, command)
-    assert (code, person.said()) == (1, [])
 
 
 def test_a_usage_error_is_one_escaped_line_on_stderr_and_exit_2(
@@ -973,9 +902,18 @@ def test_a_usage_error_is_one_escaped_line_on_stderr_and_exit_2(
 def test_main_chats_when_no_command_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, person = commanded(monkeypatch, tmp_path, "--name", "ann")
+    code, person = started(monkeypatch, tmp_path, "--name", "ann")
     assert code == 2
     assert person.prompts == [("Enter server IP: ", "")]
+
+
+def test_main_runs_the_command_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, person = started(monkeypatch, tmp_path, "wallet")
+    assert code == 6
+    assert "there is no profile in" in person.errors[0]
+    assert person.prompts == []
 
 
 # --------------------------------------------------------------------------- the seed's names
