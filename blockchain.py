@@ -274,7 +274,7 @@ class Genesis:
 class Finding(Enum):
     """What a verification can end with, each with what a person is told of the block it names."""
 
-    OK = "{index} blocks, each as it was written"
+    OK = "{blocks}, each as it was written"
     MISSING = "block {index} is gone"
     UNREADABLE = "block {index} cannot be read, so nothing from it on can be checked"
     REORDERED = "another block stands in the place of block {index}"
@@ -282,7 +282,7 @@ class Finding(Enum):
     FORGED = "block {index} does not bear the signature of this profile's key"
     WEAKPOW = "block {index} lacks its proof of work"
     TRUNCATED = (
-        "the last blocks were cut off: there are {index}, and {who} holds block {held} with this "
+        "the last blocks were cut off: {blocks} left, and {who} holds block {held} with this "
         "profile's signature"
     )
     REWRITTEN = "this is another chain than the one that this profile wrote"
@@ -320,7 +320,9 @@ class Verdict:
                 "block {index} is not the one that {who} holds with this profile's signature: that "
                 "block, or one before it and all since, was written anew"
             )
-        what = what.format(index=self.index, who=self.who or "somebody", held=self.held)
+        blocks = "1 block" if self.index == 1 else f"{self.index} blocks"
+        who = self.who or "somebody"
+        what = what.format(index=self.index, blocks=blocks, who=who, held=self.held)
         if self.ok:
             gone = "1 text was" if self.erased == 1 else f"{self.erased} texts were"
             return f"{what}; {gone} erased by /forget" if self.erased else what
@@ -328,14 +330,17 @@ class Verdict:
 
     @property
     def _trust(self) -> str:
-        """What is left, as far as is known."""
+        """What is left, and since when, as far as is known."""
         if self.index == 0:
-            return "nothing in it can be relied on"
+            if self.finding is Finding.UNREADABLE:
+                return "that alone is no sign of tampering"
+            return "no block can be relied on"
         if self.finding is Finding.REWRITTEN:
-            return "how far back is for more witnesses to tell"
-        blocks = "block 0 is" if self.index == 1 else f"blocks 0 to {self.index - 1} are"
-        since = f", the last of {_time(self.good_ms)}" if self.good_ms else ""
-        return f"{blocks} whole{since}"
+            return "how far back, only more witnesses can tell"
+        since = f", the last of them of {_time(self.good_ms)}" if self.good_ms else ""
+        if self.index == 1:
+            return f"block 0 is whole{since.replace('the last of them ', '')}"
+        return f"blocks 0 to {self.index - 1} are whole{since}"
 
     def __str__(self) -> str:
         return self.finding.name if self.ok else f"{self.finding.name}@{self.index}"

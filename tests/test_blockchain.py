@@ -1021,7 +1021,7 @@ def test_a_witness_shows_what_was_cut_off_or_written_anew(chain: Blockchain) -> 
     for index in (4, 9, 2**64 - 1):
         verdict = chain.compare(signed_head(chain, index, b"h" * 32), "bob#7f3a")
         assert verdict == Verdict(Finding.TRUNCATED, 4, "bob#7f3a", index)
-        assert f"there are 4, and bob#7f3a holds block {index} " in verdict.sentence
+        assert f"4 blocks left, and bob#7f3a holds block {index} " in verdict.sentence
         assert "blocks 0 to 3 are whole" in verdict.sentence
     verdict = chain.compare(signed_head(chain, 2, b"h" * 32), "bob#7f3a")
     assert verdict == Verdict(Finding.REWRITTEN, 2, "bob#7f3a")
@@ -1224,10 +1224,37 @@ def test_progress_is_told_now_and_then(chain: Blockchain) -> None:
     assert told == [1000]
 
 
+def test_a_verdict_says_what_where_and_what_is_left_since_when(chain: Blockchain) -> None:
+    chain.append([draft(4, RECEIVED)], NOW + 3_600_000)
+    for i in range(5):
+        chain._db.execute("SAVEPOINT before")
+        chain._db.execute("UPDATE blocks SET body = x'00' WHERE idx = ?", (i,))
+        verdict = chain.verify()
+        assert verdict.sentence.startswith(f"block {i} was changed after it was written; ")
+        assert verdict.sentence.endswith(
+            {
+                0: "no block can be relied on",
+                1: "block 0 is whole, of 2023-11-14 22:13 UTC",
+            }.get(i, f"blocks 0 to {i - 1} are whole, the last of them of 2023-11-14 22:13 UTC")
+        )
+        chain._db.execute("ROLLBACK TO before")
+    assert Verdict(Finding.EDITED, 3, good_ms=2**64 - 1).sentence
+
+
+def test_no_two_findings_are_told_alike() -> None:
+    for index in (0, 1, 17):
+        told = {Verdict(finding, index, "bob", 20).sentence for finding in Finding}
+        assert len(told) == len(Finding)
+        assert not any("{" in sentence or "\n" in sentence for sentence in told)
+    tampering = [v for f in Finding if (v := Verdict(f)).exit_code == 4]
+    assert not any("read" in verdict.sentence for verdict in tampering)
+
+
 def test_a_verdict_reads_like_this() -> None:
     assert str(Verdict(Finding.EDITED, 17)) == "EDITED@17"
     assert (str(Verdict(Finding.OK, 3)), Verdict(Finding.OK, 3).exit_code) == ("OK", 0)
-    assert Verdict(Finding.OK, 3).sentence.startswith("3 blocks, ")
+    assert Verdict(Finding.OK, 3).sentence == "3 blocks, each as it was written"
+    assert Verdict(Finding.OK, 1).sentence == "1 block, each as it was written"
     codes = {finding: Verdict(finding).exit_code for finding in Finding}
     assert [f for f, code in codes.items() if code == 6] == [Finding.UNREADABLE]
     assert [f for f, code in codes.items() if code == 0] == [Finding.OK]
