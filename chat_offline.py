@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from blockchain import StoreError
+from blockchain import StoreError, Verdict
 from chat_answers import Unanswered, coins, export, write_new
+from chat_audit import audit
 from chat_effects import number
 from chat_history import history
 from chat_passphrase import PassphraseError, ask_new, asker, notices
@@ -104,10 +105,10 @@ def _say_verdict(profile: Profile, terminal: Terminal) -> tuple[int, int | None]
 def _export(settings: Settings, terminal: Terminal) -> int:
     assert settings.file is not None  # the command line asks for it
     with _open_to_read(settings, terminal) as profile:
-        if not profile.verdict.ok:
-            text = f"HISTORY TAMPERED: {profile.verdict}: {profile.verdict.sentence}"
-            terminal.show(Line(Kind.ALERT, f"{text}; nothing was exported"))
-            return profile.verdict.exit_code
+        verdict = _deep_verdict(profile)
+        if not verdict.ok:
+            text = f"{verdict}: {verdict.sentence}; nothing was exported"
+            return _say(terminal, verdict.exit_code, text)
         nick = profile.nick or ""
         data = export(profile.chain, nick, settings.format, only=settings.only, peer=settings.peer)
     if str(settings.file) == "-":
@@ -119,6 +120,15 @@ def _export(settings: Settings, terminal: Terminal) -> int:
     text = f"{settings.file}: {number(len(data), 'byte')}, readable by you alone"
     terminal.show(Line(Kind.DIALOGUE, text))
     return 0
+
+
+def _deep_verdict(profile: Profile) -> Verdict:
+    """As `verify` gives it, where an opening checks the last signature alone: what is handed to
+    others is well."""
+    verdict = profile.verdict
+    if verdict.ok:
+        verdict = profile.chain.verify()
+    return audit(profile.chain) if verdict.ok else verdict
 
 
 def _verify(settings: Settings, terminal: Terminal) -> int:
