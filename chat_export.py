@@ -21,14 +21,13 @@ import base64
 import hashlib
 import html
 import json
-import os.path
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import groupby
 
-from chat_report import Message, Report, Who, Witness
+from chat_report import Message, Report, Who, Witness, counted, grouped, labels
 from chat_terminal import escape, escape_name
 
 __all__ = ["JSONL_VERSION", "as_html", "as_jsonl", "as_text"]
@@ -48,15 +47,8 @@ class _Names:
     def __init__(self, report: Report) -> None:
         authors = (message.author for message in report.messages)
         witnesses = (witness.who for witness in report.witnesses)  # those of a message among them
-        everybody = {report.owner, *authors, *witnesses, *report.forks}
-        namesakes: dict[str, list[Who]] = defaultdict(list)
-        for who in sorted(everybody, key=lambda who: who.fingerprint):
-            namesakes[who.nick].append(who)
-        self._tags = {
-            who: f"#{who.fingerprint.hex()[:size]}"
-            for people in namesakes.values()
-            for who, size in zip(people, _distinct(people), strict=True)
-        }
+        called = labels([report.owner, *authors, *witnesses, *report.forks])
+        self._tags = {who: label.removeprefix(who.nick) for who, label in called.items()}
 
     def of(self, who: Who) -> str:
         """`alice#2832`, escaped."""
@@ -66,14 +58,6 @@ class _Names:
         """The same for a page; isolated, so that a right-to-left name turns nothing around it."""
         nick = html.escape(escape_name(who.nick))
         return f'<bdi class="who">{nick}<span class="tag">{self._tags[who]}</span></bdi>'
-
-
-def _distinct(people: list[Who]) -> Iterator[int]:
-    """How many digits tell each of these from the one before and behind, hence from all."""
-    ordered = ["", *(who.fingerprint.hex() for who in people), ""]
-    shared = [len(os.path.commonprefix(pair)) for pair in pairwise(ordered)]  # noqa: RUF071 - no paths
-    for pair in pairwise(shared):
-        yield max(_TAG_DIGITS, max(pair) + 1)
 
 
 def _time(ms: int) -> datetime | None:
@@ -89,16 +73,6 @@ def _minute(ms: int) -> str:
     return f"{when:%Y-%m-%d %H:%M}" if when else "(impossible time)"
 
 
-def _grouped(data: bytes, digits: int) -> str:
-    """Hexadecimal in groups, to compare by eye or copy on paper."""
-    text = data.hex()
-    return " ".join(text[i : i + digits] for i in range(0, len(text), digits))
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
 def _listed(people: Sequence[Who], call: Callable[[Who], str]) -> str:
     """`a, b and 3 others`."""
     rest = len(people) - _NAMED_WITNESSES
@@ -111,7 +85,7 @@ def _listed(people: Sequence[Who], call: Callable[[Who], str]) -> str:
 def _left_out(report: Report) -> list[str]:
     """Messages that are in the history and not in the file."""
     parts = [f"{report.undisclosed:,} not disclosed"] if report.undisclosed else []
-    return parts + ([f"{_counted(report.erased, 'text')} erased"] if report.erased else [])
+    return parts + ([f"{counted(report.erased, 'text')} erased"] if report.erased else [])
 
 
 # --------------------------------------------------------------------------- text
@@ -128,7 +102,7 @@ def as_text(report: Report) -> str:
     told = [*report.lines(), "the times below are UTC, as each author's clock said", _CAUTION]
     lines = [*alarm, *(f"-- {escape_name(line)}" for line in told), ""]
     lines += [_text_line(message, names) for message in report.messages]
-    counts = [_counted(len(report.messages), "message"), *_left_out(report)]
+    counts = [counted(len(report.messages), "message"), *_left_out(report)]
     return "\n".join([*lines, "", f"-- end: {', '.join(counts)}", ""])
 
 
@@ -283,13 +257,13 @@ def _head(title: str) -> list[str]:
 def _masthead(report: Report, names: _Names) -> list[str]:
     facts = []
     if _is_known(report):
-        facts.append(("Fingerprint", f"<code>{_grouped(report.owner.fingerprint, 4)}</code>"))
+        facts.append(("Fingerprint", f"<code>{grouped(report.owner.fingerprint, 4)}</code>"))
     if report.blocks:
         started, ended = _minute(report.started_ms), _minute(report.ended_ms)
-        shown = [_counted(len(report.messages), "message"), *_left_out(report)]
+        shown = [counted(len(report.messages), "message"), *_left_out(report)]
         facts += [
-            ("Chain", f"{_counted(report.blocks, 'block')}, {started} to {ended} UTC"),
-            ("Head", f"<code>{_grouped(report.head_hash, 8)}</code>"),
+            ("Chain", f"{counted(report.blocks, 'block')}, {started} to {ended} UTC"),
+            ("Head", f"<code>{grouped(report.head_hash, 8)}</code>"),
             ("Shown", ", ".join(shown)),
         ]
     return [
@@ -437,13 +411,13 @@ def _people(report: Report, names: _Names) -> list[str]:
     for fingerprint, nicks in called.items():
         roles = ["owner of this history"] if fingerprint == report.owner.fingerprint else []
         if wrote[fingerprint]:
-            roles.append(f"{_counted(wrote[fingerprint], 'message')} shown")
+            roles.append(f"{counted(wrote[fingerprint], 'message')} shown")
         if fingerprint in witnesses:
             roles.append(_witnessed(witnesses[fingerprint]))
         lines += [
             "<li>",
             f"<p>{', also '.join(names.html(who) for who in nicks)}</p>",
-            f"<code>{_grouped(fingerprint, 4)}</code>",
+            f"<code>{grouped(fingerprint, 4)}</code>",
             f'<p class="roles">{" · ".join(roles)}</p>',
             "</li>",
         ]
@@ -455,7 +429,7 @@ def _witnessed(witness: Witness) -> str:
     if witness.index >= 0:
         signed.append(f"for the owner’s chain up to block {witness.index}")
     if witness.entries or not signed:
-        signed.append(f"for {_counted(witness.entries, 'message')} of the owner")
+        signed.append(f"for {counted(witness.entries, 'message')} of the owner")
     return f"signed {' and '.join(signed)}"
 
 

@@ -9,11 +9,12 @@ it was checked (`chat_proof`), how it looks in a page or a file (`chat_export`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, takewhile
 
-__all__ = ["Message", "Report", "Who", "Witness"]
+__all__ = ["Message", "Report", "Who", "Witness", "counted", "grouped", "labels"]
 
 _TAG_DIGITS = 4  # of a fingerprint, behind a name
 
@@ -97,7 +98,7 @@ class _Told:
         self._report = report
         authors = (message.author for message in report.messages)
         witnesses = (witness.who for witness in report.witnesses)
-        self._labels = _labels({report.owner, *authors, *witnesses, *report.forks})
+        self._labels = labels({report.owner, *authors, *witnesses, *report.forks})
         self._owner = self._labels[report.owner]
 
     def lines(self) -> list[str]:
@@ -111,7 +112,7 @@ class _Told:
             return ["it could not be checked, so it proves nothing"]
         lines = ["what is signed in it does not fit, so nothing in it can be relied on"]
         if any(report.owner.fingerprint):
-            digits = _grouped(report.owner.fingerprint, 4)
+            digits = grouped(report.owner.fingerprint, 4)
             lines.append(f"it bears the signature of {self._owner}, fingerprint {digits}")
         return lines
 
@@ -119,9 +120,9 @@ class _Told:
         report = self._report
         times = f"from {_time(report.started_ms)} to {_time(report.ended_ms)}"
         lines = [
-            f"history of {self._owner}, fingerprint {_grouped(report.owner.fingerprint, 4)}",
-            f"{_counted(report.blocks, 'block')} {times} by {self._owner}'s clock",
-            f"head, to compare with what others have: {_grouped(report.head_hash, 8)}",
+            f"history of {self._owner}, fingerprint {grouped(report.owner.fingerprint, 4)}",
+            f"{counted(report.blocks, 'block')} {times} by {self._owner}'s clock",
+            f"head, to compare with what others have: {grouped(report.head_hash, 8)}",
         ]
         if report.predecessor is not None:
             why = f": {report.finding}" if report.finding else ""
@@ -133,12 +134,12 @@ class _Told:
         counts = Counter(message.author for message in messages)
         if not counts:
             return ["no message is disclosed"]
-        lines = [f"proven: who wrote these {_counted(len(messages), 'message')}, word for word:"]
+        lines = [f"proven: who wrote these {counted(len(messages), 'message')}, word for word:"]
         for who, count in counts.most_common(_MOST_NAMED):
-            digits = _grouped(who.fingerprint, 4)
+            digits = grouped(who.fingerprint, 4)
             lines.append(f"  {count} of {self._labels[who]}, fingerprint {digits}")
         if len(counts) > _MOST_NAMED:
-            more = _counted(len(counts) - _MOST_NAMED, "further person", "further people")
+            more = counted(len(counts) - _MOST_NAMED, "further person", "further people")
             lines.append(f"  the others of {more}")
         lines.append(
             "a name is what a person chose: compare fingerprints with what you know from elsewhere"
@@ -154,7 +155,7 @@ class _Told:
             )
         if report.late:
             lines.append(
-                f"{_counted(report.late, 'message')} of it came late: by their authors' signatures "
+                f"{counted(report.late, 'message')} of it came late: by their authors' signatures "
                 f"they are older than some that stand before them"
             )
         if report.forks:
@@ -166,7 +167,7 @@ class _Told:
         report, owner = self._report, self._owner
         lines = [self._one_witness(witness) for witness in report.witnesses[:_MOST_NAMED]]
         if len(report.witnesses) > _MOST_NAMED:
-            more = _counted(
+            more = counted(
                 len(report.witnesses) - _MOST_NAMED, "further witness", "further witnesses"
             )
             lines.append(f"  and {more}")
@@ -188,8 +189,8 @@ class _Told:
         if witness.index >= 0:
             parts.append(f"the head of block {witness.index}")
         if witness.entries or not parts:
-            parts.append(f"{_counted(witness.entries, 'message')} of {self._owner}")
-        digits = _grouped(witness.who.fingerprint, 4)
+            parts.append(f"{counted(witness.entries, 'message')} of {self._owner}")
+        digits = grouped(witness.who.fingerprint, 4)
         has = " and ".join(parts)
         return f"  {self._labels[witness.who]} holds {has}; fingerprint {digits}"
 
@@ -197,12 +198,12 @@ class _Told:
         report = self._report
         lines = []
         if report.undisclosed:
-            lines.append(f"not disclosed: {_counted(report.undisclosed, 'entry', 'entries')}")
+            lines.append(f"not disclosed: {counted(report.undisclosed, 'entry', 'entries')}")
         if report.erased:
-            lines.append(f"erased by {self._owner}: {_counted(report.erased, 'text')}")
+            lines.append(f"erased by {self._owner}: {counted(report.erased, 'text')}")
         if report.unseen:
             lines.append(
-                f"not in it: {_counted(report.unseen, 'entry', 'entries')} that authors numbered "
+                f"not in it: {counted(report.unseen, 'entry', 'entries')} that authors numbered "
                 f"between others of theirs"
             )
         return lines
@@ -218,17 +219,16 @@ class _Told:
         ]
 
 
-def _labels(people: set[Who]) -> dict[Who, str]:
-    """nick#tag of each, the tag as long as it takes to differ from everybody of that nick."""
-    ordered = sorted({(who.nick, who.fingerprint.hex()) for who in people})
-    padded = [("", ""), *ordered, ("", "")]
-    shared = [_shared(a[1], b[1]) if a[0] == b[0] else 0 for a, b in pairwise(padded)]
-    sizes = {
-        key: max(_TAG_DIGITS, shared[i] + 1, shared[i + 1] + 1) for i, key in enumerate(ordered)
-    }
+def labels(people: Iterable[Who]) -> dict[Who, str]:
+    """What each is called, `bob#7f3a`: the tag as long as it takes to differ from everybody else
+    of that nick."""
+    ordered = sorted({(who.nick, who.fingerprint.hex()): who for who in people}.items())
+    keys = [("", ""), *(key for key, _ in ordered), ("", "")]
+    shared = [_shared(a[1], b[1]) if a[0] == b[0] else 0 for a, b in pairwise(keys)]
+    sizes = (max(_TAG_DIGITS, before + 1, after + 1) for before, after in pairwise(shared))
     return {
-        who: f"{who.nick}#{who.fingerprint.hex()[: sizes[who.nick, who.fingerprint.hex()]]}"
-        for who in people
+        who: f"{nick}#{digits[:size]}"
+        for ((nick, digits), who), size in zip(ordered, sizes, strict=True)
     }
 
 
@@ -237,11 +237,13 @@ def _shared(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _counted(count: int, what: str, plural: str = "") -> str:
+def counted(count: int, what: str, plural: str = "") -> str:
+    """`1 message`, `2 messages`; `plural` where an s does not make it."""
     return f"{count} {what if count == 1 else plural or what + 's'}"
 
 
-def _grouped(data: bytes, digits: int) -> str:
+def grouped(data: bytes, digits: int) -> str:
+    """Hexadecimal in groups, to compare by eye or copy on paper."""
     text = data.hex()
     return " ".join(text[i : i + digits] for i in range(0, len(text), digits))
 
