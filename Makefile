@@ -15,7 +15,7 @@ help:
 	@echo 'make install  only what running needs, into .venv'
 	@echo 'make test     everything that checks the project'
 	@echo 'make torture  the long runs: many clients, many lines, joins and leaves under load'
-	@echo 'make bench    the relay beside redis, nats, mosquitto; then a client (ARGS=--quick: a minute)'
+	@echo 'make bench    the relay beside redis, nats, mosquitto; then a client and a chain (ARGS=--quick)'
 	@echo 'make clean    remove .venv and everything made'
 
 run: $(VENV)/.run
@@ -36,6 +36,7 @@ bench: build/loadgen build/attack $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_relay.py $(ARGS)
 	@$(BIN)/python benchmarks/bench_chat.py
 	@$(BIN)/python benchmarks/bench_chat.py --profile
+	@$(BIN)/python benchmarks/bench_chain.py
 
 # In C, since a load generator in Python would measure itself.
 build/%: benchmarks/%.c
