@@ -24,7 +24,7 @@ HELP = {
     "find": "/find TEXT           messages that hold TEXT, with their blocks",
     "forget": "/forget N            erase the text of block N here, for good",
     "export": "/export FILE         your history as .txt, .jsonl, .html or .proof, as FILE ends",
-    "chain": "/chain [N]           your chain: whether it verifies and who can tell; or its block N",
+    "chain": "/chain [N]           your chain: is it whole, and who can tell; or its block N",
     "wallet": "/wallet              your coins: one for each message you sent",
     "status": "/status              the connection, and who has confirmed your last message",
     "quit": "/quit                leave; so do exit and Ctrl-D",
