@@ -40,7 +40,7 @@ from chat_effects import (
     number,
 )
 from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
-from chat_memory import FEEDS_TABLE, MAX_FEEDS, MEMBERS_TABLE, Memory, who
+from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MAX_FEEDS, MEMBERS_TABLE, Memory, who
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     Ack,
@@ -101,7 +101,6 @@ _SEK_RENEW_AFTER_S = SEK_MAX_AGE_S - 60.0
 _SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
 _MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
 _ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
-_FEED_LIFE_MS = 30 * 24 * 3600 * 1000  # first acks and memory go back 30 days
 
 
 # --------------------------------------------------------------------------- state
@@ -147,7 +146,7 @@ class Session:
         self._ignored = set(memory.ignored)
         tags = {room.tag, *map(self._pair_tag, self._roster.known)}
         # By (tag, session_id), at most MAX_FEEDS.
-        self._feeds = memory.feeds_of(tags, now.ms - _FEED_LIFE_MS)
+        self._feeds = memory.feeds_of(tags, now.ms - FEED_LIFE_MS)
         self._held_bytes = 0  # in all feeds together
         # Whose bundles are on the chain already, by session_id: of sessions with a feed, and ours.
         self._recorded = {
@@ -158,7 +157,7 @@ class Session:
         self._outdated = [  # rows of side tables that may be forgotten
             SideRow(FEEDS_TABLE, tag + session_id, b"")
             for (tag, session_id), feed in memory.feeds.items()
-            if feed.noted_first_seq and feed.updated_ms <= now.ms - _FEED_LIFE_MS
+            if feed.noted_first_seq and feed.updated_ms <= now.ms - FEED_LIFE_MS
         ]
         self._acks = Acks(self._key, self._roster, heads or Heads())
         self._conversations: dict[bytes, Conversation] = {}

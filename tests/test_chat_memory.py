@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from simulated_room import LOBBY, keystore, session_keys
 
 import chat_memory
-import chat_session
 from chat_memory import FEED_LIFE_MS, MAX_FEEDS, Incomplete, Memory, Past, kept_of, who
 from chat_messages import Bundle, Entry, EntryKind, Event, EventKind
 from chat_wire import Malformed, WireError, u64
@@ -247,10 +246,6 @@ def test_members_of_a_room_who_see_the_same_people_cost_their_list_once() -> Non
     for number in range(3):
         past.read_received(entry(number, 1, text=b"a" * 16), NOW_MS)
     assert past.serialize().count(b"a" * 16) == 1
-
-
-def test_a_memory_goes_back_as_far_as_a_session_asks() -> None:
-    assert FEED_LIFE_MS == chat_session._FEED_LIFE_MS
 
 
 def good() -> bytes:
