@@ -19,10 +19,11 @@ from chat_audit import audit
 from chat_effects import number
 from chat_history import history
 from chat_passphrase import PassphraseError, ask_new, asker, notices
-from chat_profile import Profile, ProfileError, verify_profile
+from chat_profile import Profile, ProfileError
 from chat_proof import check_proof
 from chat_settings import Settings
 from chat_terminal import Kind, Line, Terminal
+from chat_verification import verify_profile
 
 __all__ = ["run_command", "warn_if_unprotected"]
 

@@ -25,6 +25,7 @@ import chat_profile
 import crypto_utils
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow
 from chat_checkpoint import CHECKPOINT_TABLE, Checkpoint
+from chat_folder import next_evidence
 from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, Memory
 from chat_messages import Bundle, Entry, EntryKind, Event, EventKind
 from chat_profile import (
@@ -35,8 +36,8 @@ from chat_profile import (
     ProfileSealed,
     check_profile_name,
     default_home,
-    verify_profile,
 )
+from chat_verification import verify_profile
 from chat_wire import u64
 from crypto_utils import BadSignature, Identity, Keystore, SigningKey
 
@@ -1186,7 +1187,7 @@ def test_a_passphrase_that_cannot_be_set_is_one_line_and_changes_nothing(
         with pytest.raises(ProfileError, match="at most 4096 bytes"):
             profile.set_passphrase(b"x" * 4097)
         with monkeypatch.context() as patch:
-            patch.setattr(chat_profile, "_write", refuses_to_write)
+            patch.setattr(chat_profile, "write", refuses_to_write)
             with pytest.raises(ProfileError, match="No space left"):
                 profile.set_passphrase(b"open sesame")
         assert not profile.keystore.has_passphrase
@@ -1262,7 +1263,7 @@ def test_what_sqlite_left_of_a_chain_that_is_gone_does_not_get_into_the_new_one(
             assert profile.verdict.index == 1
             assert profile.chain.verify().ok
     assert (folder(home) / "evidence-1.db-wal").read_bytes() == wal
-    assert chat_profile._next_evidence(folder(home)).name == "evidence-2.db"
+    assert next_evidence(folder(home)).name == "evidence-2.db"
 
 
 # --------------------------------------------------------------------------- nicks and names
