@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from blockchain import Head
+from chat_blocks import Head
 from chat_effects import Effects, Moment, Remember, Transmit, Witnessed, alert
 from chat_feeds import OurFeed, TheirFeed
 from chat_messages import Ack, Bundle, EntryKind, FeedReport, Message, SignedEntry, Witness

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from blockchain import Draft, Head, SideRow
+from chat_blocks import Draft, Head, SideRow
 from chat_terminal import Kind, Line
 
 __all__ = [

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import islice
 
-from blockchain import Head
+from chat_blocks import Head
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     MAX_AUDIENCE,

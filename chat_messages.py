@@ -24,7 +24,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar
 
-from blockchain import Head
+from chat_blocks import Head
 from chat_wire import (
     ENTRY_ID_BYTES,
     MAX_BUNDLE_BYTES,

@@ -18,16 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from blockchain import (
-    DEFAULT_DIFFICULTY,
-    HEADER_BYTES,
-    Block,
-    Blockchain,
-    BlockType,
-    Genesis,
-    Head,
-    StoreUnreadable,
-)
+from blockchain import Block, Blockchain, BlockType, Genesis, Head, StoreUnreadable
 from chat_audit import (
     ENTRY_TYPES,
     Authors,
@@ -36,6 +27,7 @@ from chat_audit import (
     Written,
     entry_of,
 )
+from chat_blocks import HEADER_BYTES, is_mined, signed_part
 from chat_messages import (
     Ack,
     Bundle,
@@ -199,7 +191,7 @@ class _Maker:
         for payload, bundle in sorted(statements.items()):
             parts += [prefixed(bundle), prefixed(payload)]
         body = b"".join(parts)
-        return body + self._chain._keys.chain_signing_key.sign(Label.PROOF_SIG, body)
+        return body + self._chain.sign(Label.PROOF_SIG, body)
 
     def _block(self, index: int) -> Block:
         block = self._chain.block(index)
@@ -351,7 +343,7 @@ class _Check:
             header, signature = row[:HEADER_BYTES], row[HEADER_BYTES:]
             previous = self._check_block(index, header, previous)
             if signatures or at + _ROW_BYTES == len(rows):
-                signed = self._chain_id + u64(index) + previous
+                signed = signed_part(self._chain_id, index, previous)
                 try:
                     self._key.verify(signature, Label.BLOCK_SIG, signed)
                 except CryptoError as exc:
@@ -373,7 +365,7 @@ class _Check:
         if index == 0 and hashlib.sha256(self._layout.genesis_body).digest() != block.body_hash:
             raise _Failed("the genesis is not the one that block 0 names")
         block_hash = block.calculate_hash()
-        if block.type is BlockType.SENT and not _is_mined(block.difficulty, block_hash):
+        if block.type is BlockType.SENT and not is_mined(block.difficulty, block_hash):
             raise _Failed(f"block {index} lacks its proof of work")
         if block.type in ENTRY_TYPES:
             before = self._entries.setdefault(block.entry_id, index)
@@ -609,8 +601,3 @@ class _Run:
 
 def _place(entry: Entry) -> tuple[bytes, bytes, int]:
     return entry.session_id, entry.tag, entry.seq
-
-
-def _is_mined(difficulty: int, block_hash: bytes) -> bool:
-    zero_bits = 256 - int.from_bytes(block_hash, "big").bit_length()
-    return zero_bits >= difficulty >= DEFAULT_DIFFICULTY

@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Iterable
 from enum import Enum, auto
 
-from blockchain import BlockType, Draft, Head, SideRow
 from chat_acks import Acks, Conversation, Dropped
+from chat_blocks import BlockType, Draft, Head, SideRow
 from chat_commands import HELP, Command, read_typed
 from chat_effects import (
     Append,

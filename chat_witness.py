@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from blockchain import Head, SideRow
+from chat_blocks import Head, SideRow, signed_part
 from chat_messages import MAX_AUDIENCE, Ack, Bundle, FeedReport, Witness
 from chat_wire import Label, prefixed, u64
 from crypto_utils import BadSignature, VerifyKey
@@ -54,7 +54,7 @@ MAX_EVIDENCE_BYTES = 8192  # an ack; longer ones are first acks that list many f
 
 def verify_head(head: Head, chain_key: VerifyKey) -> None:
     """Raises BadSignature unless this CSK signed that head, for that chain."""
-    signed = head.chain_id + u64(head.index) + head.hash
+    signed = signed_part(head.chain_id, head.index, head.hash)
     chain_key.verify(head.signature, Label.BLOCK_SIG, signed)
 
 

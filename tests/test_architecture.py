@@ -16,6 +16,9 @@ FLOORS = {
     "chat_wire": 0,
     "chat_terminal": 0,
     "crypto_utils": 1,
+    "chat_blocks": 2,
+    "chat_rows": 2,
+    "chat_verdicts": 2,
     "blockchain": 2,
     "chat_messages": 2,
     "chat_commands": 2,
@@ -48,11 +51,14 @@ FLOORS = {
     "chat_client": 5,
 }
 NEIGHBOURS = {
-    "chat_messages": {"blockchain"},  # docs/adr/0001
+    "chat_rows": {"chat_blocks"},
+    "chat_verdicts": {"chat_blocks", "chat_rows"},
+    "blockchain": {"chat_blocks", "chat_rows", "chat_verdicts"},
+    "chat_messages": {"chat_blocks"},  # docs/adr/0001
     "chat_roster": {"chat_messages"},
-    "chat_feeds": {"chat_messages", "blockchain"},
-    "chat_effects": {"blockchain"},
-    "chat_witness": {"blockchain", "chat_messages"},
+    "chat_feeds": {"chat_messages", "chat_blocks"},
+    "chat_effects": {"chat_blocks"},
+    "chat_witness": {"chat_blocks", "chat_messages"},
     "chat_session": {"chat_acks"},
     "chat_memory": {"chat_messages", "chat_feeds", "chat_roster"},
     "chat_proof": {"chat_audit"},
@@ -116,6 +122,7 @@ def test_the_client_starts_the_relay_as_a_process_and_imports_nothing_of_it() ->
 )
 def test_the_rules_know_no_socket_thread_file_or_clock(module: str) -> None:
     forbidden = {"socket", "threading", "sys", "time", "os", "selectors", "sqlite3", "pathlib"}
+    forbidden |= {"blockchain", "chat_rows"}
     assert not imports_of(module) & forbidden
 
 

@@ -32,8 +32,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockchain import (
-    DEFAULT_DIFFICULTY,
-    HEADER_BYTES,
     Block,
     Blockchain,
     BlockType,
@@ -47,10 +45,11 @@ from blockchain import (
     StoreLocked,
     StoreUnreadable,
     Verdict,
-    _Verification,
 )
 from chat_audit import audit
+from chat_blocks import DEFAULT_DIFFICULTY, HEADER_BYTES
 from chat_messages import Bundle, EntryKind, Event, EventKind, SignedEntry
+from chat_verdicts import Verification
 from chat_wire import H, Label, Malformed, WireError, u64
 from crypto_utils import BadSignature, Identity, Keystore, RoomSecret, SigningKey, VerifyKey
 
@@ -124,10 +123,11 @@ def database(rows: Sequence[Sequence[Any]], schema: str = LOOSE) -> Iterator[sql
 
 def verdicts(connection: sqlite3.Connection, chain_id: bytes) -> tuple[str, str, str]:
     """Ours, ours of the quick check, and the second verifier's."""
-    chain = Blockchain(connection, keystore().with_chain(chain_id))
+    keys = keystore().with_chain(chain_id)
+    chain = Blockchain(connection, keys)
     verdict = chain.verify()
     assert chain.is_chain_valid() is verdict.ok
-    assert _Verification(chain, True, 0)._exact(0) == verdict, "the quick way finds the same"
+    assert Verification(chain._rows, keys.public)._exact(0) == verdict, "the quick way is the same"
     quick = str(chain.verify(signatures=False))
     spki, csk = bytes.fromhex(VECTORS["identity_spki"]), bytes.fromhex(VECTORS["csk"])
     return str(verdict), quick, reference.verify(connection, spki, csk, chain_id)
@@ -1161,7 +1161,7 @@ def test_a_text_is_erased_as_a_whole_or_not_at_all(
                 (crashed.parent / file.name).write_bytes(file.read_bytes())
 
     with faulty_connections() as made, opened(path) as chain:
-        body = chain._rows("WHERE idx = 1").fetchone()[3]
+        (body,) = chain._db.execute("SELECT body FROM blocks WHERE idx = 1").fetchone()
         chain.add_block(draft(4), NOW)  # something to fold
         with mock.patch.object(Faulty, "error", property(lambda _: Crash())):
             # the second: after the one that reads the block
