@@ -241,7 +241,7 @@ def new_chain(
     keystore: Keystore,
     predecessor: Head | None = None,
     finding: str = "",
-    events: Sequence[Draft] = (),
+    drafts: Sequence[Draft] = (),
     side: Sequence[SideRow] = (),
 ) -> Keystore:
     """A new chain in the place of what is there, which is kept as evidence.
@@ -252,7 +252,7 @@ def new_chain(
 
     Args:
         predecessor, finding: as `Blockchain.create` takes them.
-        events: what else it begins with, of the time of its genesis.
+        drafts: events that it begins with, of the time of its genesis.
         side: what is kept beside it from its beginning.
 
     Returns:
@@ -265,8 +265,8 @@ def new_chain(
         path / "chain.new", keystore, now_ms, predecessor=predecessor, finding=finding
     )
     try:
-        if events or side:
-            chain.append(events, now_ms, side)
+        if drafts or side:
+            chain.append(drafts, now_ms, side)
         keystore = keystore.with_chain(chain.get_latest_block().chain_id)
     finally:
         chain.close()

@@ -1,7 +1,8 @@
 """Reading one's own chain: what was said, and what a session remembers of earlier runs.
 
-What lives here: everything that turns blocks back into people and messages.  What it does not
-know: sockets, threads, flags, how blocks are stored or verified.
+What lives here: everything that turns blocks back into people and messages, and what of them a next
+chain begins with.  What it does not know: sockets, threads, flags, how blocks are stored or
+verified.
 
     for line in history(chain, 20): terminal.show(line)
     memory = recall(chain, room)
@@ -15,20 +16,21 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from blockchain import Block, Blockchain, BlockType, StoreUnreadable
-from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory, Past, kept_of
+from blockchain import Block, Blockchain, BlockType, Draft, SideRow, StoreUnreadable
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory, Past, kept_members, kept_of
 from chat_messages import AUDIENCE_ITEM_BYTES, Bundle, EntryKind, Event, EventKind, SignedEntry
 from chat_terminal import Kind, Line
 from chat_wire import Reader, WireError
+from chat_witness import HEADS_TABLE, Heads
 from crypto_utils import SIGNATURE_BYTES, CryptoError, RoomSecret, fingerprint
 
-__all__ = ["forget", "history", "read_past", "recall"]
+__all__ = ["forget", "hand_over", "history", "read_past", "recall"]
 
 _T = TypeVar("_T")
 
@@ -334,3 +336,61 @@ def recall(chain: Blockchain, room: RoomSecret, past: Past | None = None) -> Mem
     for key, value in chain.side(MEMBERS_TABLE).items():
         memory.read_member(room, key, value)
     return memory
+
+
+def hand_over(chain: Blockchain, past: Past, start: int) -> tuple[list[Draft], list[SideRow]]:
+    """What the next chain begins with, where this one was tampered with: whom this person ignores,
+    whom he met, and the heads that he holds for others, who would be hurt if they were lost now.
+
+    Whatever decrypts was written by this person, as it stands there; what does not is left out.
+    Feeds, acks and the checkpoint are about this chain and stay with it.
+
+    Args:
+        past: of the chain before block `start`; of who is ignored, it may know blocks that are
+            gone.
+    """
+    drafts = []
+    for person in sorted(_ignored_since(past.ignored, chain, start)):
+        event = Event(EventKind.IGNORE, person)
+        drafts.append(Draft(BlockType.EVENT, event.serialize(), event.event_id))
+    side = [
+        SideRow(table, key, value)
+        for table, kept in ((HEADS_TABLE, _kept_heads), (MEMBERS_TABLE, kept_members))
+        for key, value in kept(_side(chain, table)).items()
+    ]
+    return drafts, side
+
+
+def _ignored_since(ignored: Iterable[bytes], chain: Blockchain, start: int) -> set[bytes]:
+    """Who is ignored after the events that can be read from block `start` on."""
+    changes: dict[int, Event] = {}
+    # As far as it goes, and, if something in between cannot be read, from the end as far back.
+    for newest_first in (False, True):
+        with suppress(StoreUnreadable):
+            chain_id = chain.get_latest_block().chain_id
+            events = chain.scan(BlockType.EVENT, start=start, newest_first=newest_first)
+            for index, header, record in events:
+                block = Block.parse(header)
+                if (block.chain_id, block.index) != (chain_id, index):
+                    continue
+                with suppress(WireError):
+                    event = Event.parse(record)
+                    if event.kind in (EventKind.IGNORE, EventKind.UNIGNORE):
+                        changes[index] = event
+            break
+    memory = Memory(ignored=set(ignored))
+    for index in sorted(changes):
+        memory.read_event(changes[index])
+    return memory.ignored
+
+
+def _kept_heads(rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Of the side table `heads`, the rows that a session would keep."""
+    heads = Heads(rows)
+    return {key: value for key, value in rows.items() if heads.get(key[:32], key[32:])}
+
+
+def _side(chain: Blockchain, table: str) -> dict[bytes, bytes]:
+    with suppress(StoreUnreadable):
+        return chain.side(table)
+    return {}

@@ -17,7 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chat_feeds import TheirFeed
-from chat_messages import Bundle, Entry, Event, EventKind
+from chat_messages import (
+    MAX_AUDIENCE,
+    MAX_NICK_CHARACTERS,
+    Bundle,
+    Entry,
+    Event,
+    EventKind,
+)
 from chat_roster import MAX_LIVE, Person
 from chat_wire import H, Label, Malformed, Reader, WireError, prefixed, u8, u32, u64
 from crypto_utils import SIGNATURE_BYTES, CryptoError, RoomSecret
@@ -26,10 +33,12 @@ __all__ = [
     "FEEDS_TABLE",
     "FEED_LIFE_MS",
     "MAX_FEEDS",
+    "MAX_KEPT_MEMBERS",
     "MEMBERS_TABLE",
     "Incomplete",
     "Memory",
     "Past",
+    "kept_members",
     "kept_of",
     "who",
 ]
@@ -39,6 +48,7 @@ FEED_LIFE_MS = 30 * 24 * 3600 * 1000  # first acks and memory go back 30 days
 # session is gone are forgotten: whoever joins again and again makes us keep no more than these.
 MAX_FEEDS = 2 * MAX_LIVE
 _MAX_PAST_FEEDS = 4 * MAX_FEEDS  # of all rooms together
+MAX_KEPT_MEMBERS = 4 * MAX_AUDIENCE  # of all rooms together
 # Side tables; a row with an empty value is one that may be forgotten.
 MEMBERS_TABLE = "members"  # room_tag ‖ fingerprint → last_seen_ms u64 ‖ nick
 FEEDS_TABLE = "feeds"  # tag ‖ session_id → first_seq u64
@@ -182,6 +192,11 @@ class Past:
         vars(entry)["entry_id"] = H(Label.ENTRY, kept[:_HEAD_BYTES])
         self.read_received(entry, received_ms)
 
+    @property
+    def ignored(self) -> frozenset[bytes]:
+        """Fingerprints of the people who are ignored."""
+        return frozenset(self._all.ignored)
+
     def memory(self, stays: Mapping[bytes, bytes]) -> Memory:
         """What a new session takes over, but for the people it met; nothing is shared with this.
 
@@ -265,6 +280,14 @@ def who(bundle: Bundle) -> bytes:
 def kept_of(record: bytes) -> bytes:
     """What stays known of a signed entry whose text is erased: its head[146] ‖ signature[64]."""
     return record[:_HEAD_BYTES] + record[-SIGNATURE_BYTES:]
+
+
+def kept_members(rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Of the side table `members`, the rows that a next chain is given: those of the right form,
+    and if there are many, of whom was seen last."""
+    longest = 8 + 4 * MAX_NICK_CHARACTERS
+    good = [row for row in rows.items() if len(row[0]) == 16 + 32 and 8 < len(row[1]) <= longest]
+    return dict(sorted(good, key=lambda row: row[1][:8])[-MAX_KEPT_MEMBERS:])
 
 
 def _counted(items: list[bytes]) -> bytes:

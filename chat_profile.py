@@ -34,7 +34,7 @@ from blockchain import (
     StoreUnreadable,
     Verdict,
 )
-from chat_checkpoint import Checkpoint
+from chat_checkpoint import Checkpoint, verify
 from chat_folder import (
     DEFAULT_PROFILE,
     GONE,
@@ -58,7 +58,7 @@ from chat_folder import (
     unwritable,
     write,
 )
-from chat_history import read_past, recall
+from chat_history import hand_over, read_past, recall
 from chat_memory import FEED_LIFE_MS, Incomplete, Memory, Past
 from chat_messages import check_nick
 from chat_verification import verify_profile
@@ -255,7 +255,7 @@ class Profile:
         note, evidence = self._note, _sizes(self.path)
         counted = self._counted
         if counted is None and note is not None:
-            counted = (note.index + 1, note.coins, note.evidence)
+            counted = (note.head.index + 1, note.coins, note.evidence)
         following = self.chain.get_latest_block().index + 1
         if counted is None or counted[2] != evidence:
             coins = len(self._coins_before() | self.chain.coins())
@@ -276,7 +276,8 @@ class Profile:
             with suppress(StoreError):
                 chain = Blockchain.open(path, self.keystore.with_chain(NO_CHAIN))
                 try:
-                    coins |= chain.coins(before=chain.verify(signatures=False).index)
+                    verdict = verify(chain, Checkpoint.read(chain), signatures=False)
+                    coins |= chain.coins(before=verdict.index)
                 finally:
                     chain.close()
         return coins
@@ -300,7 +301,7 @@ class Profile:
                     past = known.serialize()
             coins, head = self.balance(), self.chain.head()
             evidence = _sizes(self.path)
-            note = Checkpoint(head.chain_id, head.index, head.hash, coins, evidence, past)
+            note = Checkpoint(head, coins, evidence, past)
             self.chain.append([], now_ms, [note.row()])
 
     # ----------------------------------------------------------------- tampering
@@ -404,13 +405,11 @@ def _opened(
         # The links make the head's signature vouch for every block, so an edited text or balance
         # is found here, at a tenth of the time that every signature takes; `verify` checks those.
         # Who goes on to write has the blocks before a checkpoint verified meanwhile.
-        note = Checkpoint.read(chain, keystore.chain_id)
-        checked_from = note.index if note is not None and create else 0
-        if checked_from < _VERIFIED_AT_ONCE:
-            checked_from = 0
-        verdict = chain.verify(signatures=False, start=checked_from)
+        note = Checkpoint.read(chain)
+        checked_from = _checked_to(note, chain, keystore) if create else 0
+        verdict = verify(chain, note, signatures=False, start=checked_from)
         if checked_from and not verdict.ok:  # what is wrong may have begun before
-            verdict, checked_from = chain.verify(signatures=False), 0
+            verdict, checked_from = verify(chain, note, signatures=False), 0
         if verdict.exit_code == 4 and create:
             finding = f"{verdict}: {verdict.sentence}"
             keystore, chain, finding = _followed(path, keystore, chain, finding)
@@ -422,6 +421,7 @@ def _opened(
             keystore = keystore.with_chain(chain.get_latest_block().chain_id)
             if create:
                 write(keys_path, keystore.serialize())
+        note = note if verdict.ok else None
         return Profile(
             name, path, number, keystore, chain, verdict, checked_from, finding, is_new, lock, note
         )
@@ -449,9 +449,12 @@ def _followed(
     predecessor = Head(keystore.chain_id, 0, bytes(32), bytes(64))
     with suppress(StoreUnreadable):
         predecessor = chain.head()
+    # The note may know more of who is ignored than the blocks that are left.
+    start, past = _past_of(Checkpoint.read(chain))
+    drafts, side = hand_over(chain, past, start)
     chain.close()
     finding = f"{finding}; kept as {next_evidence(path).name}, a new chain follows"
-    keystore = new_chain(path, keystore, predecessor, finding)
+    keystore = new_chain(path, keystore, predecessor, finding, drafts, side)
     return keystore, _open_chain(path / "chain.db", keystore), finding
 
 
@@ -464,11 +467,18 @@ def _open_chain(path: Path, keystore: Keystore) -> Blockchain:
         raise ProfileDamaged(unusable(path, str(exc))) from exc
 
 
+def _checked_to(note: Checkpoint | None, chain: Blockchain, keystore: Keystore) -> int:
+    """The block that a start may begin to verify with, since a note vouches for those before it."""
+    if note is None or note.head.chain_id != keystore.chain_id or not note.compare(chain).ok:
+        return 0
+    return note.head.index if note.head.index >= _VERIFIED_AT_ONCE else 0
+
+
 def _past_of(note: Checkpoint | None) -> tuple[int, Past]:
     """What is known of others up to a checkpoint, and the block to go on with."""
     if note is not None and note.past:
         with suppress(WireError):
-            return note.index + 1, Past.parse(note.past)
+            return note.head.index + 1, Past.parse(note.past)
     return 0, Past()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from blockchain import Blockchain, StoreError, StoreUnreadable
 from chat_audit import audit
+from chat_checkpoint import Checkpoint, verify
 from chat_folder import (
     GONE,
     NO_CHAIN,
@@ -110,7 +111,8 @@ def _checked(
         with suppress(StoreUnreadable):
             if finding := chain.genesis().finding:
                 results.append(Checked(f"an earlier chain: {finding}", 4))
-        verdict, not_checked = chain.verify(progress=_told(progress, path.name, chain)), ""
+        told = _told(progress, path.name, chain)
+        verdict, not_checked = verify(chain, Checkpoint.read(chain), progress=told), ""
         if verdict.ok and not isinstance(keys, Keystore):
             not_checked = "; texts and authors were not checked: that needs the passphrase"
         elif verdict.ok and not deep:

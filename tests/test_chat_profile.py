@@ -114,6 +114,14 @@ def tamper(home: Path, statement: str, *values: object) -> bytes:
     return (folder(home) / "chain.db").read_bytes()
 
 
+def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
+    """What a query on the chain gives."""
+    database = sqlite3.connect(folder(home) / "chain.db")
+    found = database.execute(query).fetchall()
+    database.close()
+    return found
+
+
 def flip(home: Path, column: str, index: int, at: int) -> bytes:
     """Flips a bit of a block."""
     database = sqlite3.connect(folder(home) / "chain.db")
@@ -654,6 +662,7 @@ def test_a_damaged_chain_does_not_hide_what_is_known_of_the_one_before(home: Pat
 # --------------------------------------------------------------------------- checkpoints
 
 NOW_MS = 1_700_000_000_000
+IGNORED = 3  # people, in the profile with a checkpoint
 
 
 @cache
@@ -728,7 +737,7 @@ def noted(noted_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def note_of(home: Path) -> Checkpoint:
     keystore = Keystore.parse((folder(home) / "keys").read_bytes())
     chain = Blockchain.open(folder(home) / "chain.db", keystore)
-    found = Checkpoint.read(chain, keystore.chain_id)
+    found = Checkpoint.read(chain)
     chain.close()
     assert found is not None
     return found
@@ -761,16 +770,16 @@ def with_other_evidence(home: Path) -> None:
     put_note(home, replace(note_of(home), evidence=(("evidence-1.db", 1),), coins=99).serialize())
 
 
-def of_another_hash(home: Path) -> None:
-    put_note(home, replace(note_of(home), hash=bytes(32), coins=99, past=b"").serialize())
-
-
-def of_a_later_block(home: Path) -> None:
-    put_note(home, replace(note_of(home), index=99, coins=99).serialize())
+def that_nobody_signed(home: Path) -> None:
+    note = note_of(home)
+    put_note(home, replace(note, head=replace(note.head, index=99), coins=99).serialize())
 
 
 def of_another_chain(home: Path) -> None:
-    put_note(home, replace(note_of(home), chain_id=bytes(16), coins=99).serialize())
+    keystore = Keystore.parse((folder(home) / "keys").read_bytes())
+    other = Blockchain.create(home / "other.db", keystore, NOW_MS)
+    put_note(home, replace(note_of(home), head=other.head(), coins=99).serialize())
+    other.close()
 
 
 def of_another_version(home: Path) -> None:
@@ -793,8 +802,7 @@ NOTES = [
     without_its_past,
     with_a_damaged_past,
     with_other_evidence,
-    of_another_hash,
-    of_a_later_block,
+    that_nobody_signed,
     of_another_chain,
     of_another_version,
     that_is_short,
@@ -822,7 +830,7 @@ def test_a_checkpoint_whatever_its_state_changes_no_memory_balance_or_verdict(
         profile.recall(LOBBY)
         profile.checkpoint(NOW_MS)
         say(profile, 15)
-    assert note_of(noted).index == 14, "the next one is right again"
+    assert note_of(noted).head.index == 14, "the next one is right again"
     again, coins, verdict = amounts_to(noted)
     assert (again, coins, verdict) == (memory, 8, "OK")
 
@@ -859,11 +867,55 @@ def test_a_start_verifies_all_of_a_chain_that_takes_no_time(
         assert (profile.finding or "").startswith("EDITED@3: ")
 
 
-def test_a_chain_that_was_cut_below_its_checkpoint_is_looked_at_as_a_whole(noted: Path) -> None:
+def test_a_chain_that_was_cut_below_its_checkpoint_is_found_offline_and_followed(
+    noted: Path,
+) -> None:
     tamper(noted, "DELETE FROM blocks WHERE idx > 6")
+    said = "TRUNCATED@7: the last blocks were cut off: 7 blocks left, and this profile's own note"
+    evidence, earlier, checked = verify_profile(noted)
+    assert (evidence.exit_code, earlier.exit_code, checked.exit_code) == (4, 4, 4)
+    assert checked.text.startswith(said)
+    with Profile.open(noted, create=False) as profile:
+        assert (str(profile.verdict), profile.balance()) == ("TRUNCATED@7", 3 + 2)
     with Profile.open(noted) as profile:
-        assert (profile.finding, profile.checked_from, profile.balance()) == (None, 0, 3 + 2)
-        assert profile.recall(LOBBY).ignored == set()
+        assert (profile.finding or "").startswith(said)
+        assert (profile.checked_from, profile.balance()) == (0, 3 + 2)
+        # They were ignored in blocks that are gone; the note knows.
+        assert profile.recall(LOBBY).ignored == {bytes((number,)) * 32 for number in (1, 2)}
+    assert codes(noted) == [4, 4, 4, 4, 0], "the evidence is still found to be cut"
+
+
+def test_a_chain_that_was_written_anew_below_its_checkpoint_is_found_offline_and_followed(
+    noted: Path,
+) -> None:
+    tamper(noted, "DELETE FROM blocks WHERE idx > 5")
+    keystore = Keystore.parse((folder(noted) / "keys").read_bytes())
+    chain = Blockchain.open(folder(noted) / "chain.db", keystore)
+    chain.append([Draft(BlockType.SENT, b"anew", bytes((n,)) * 32) for n in range(9)], NOW_MS)
+    chain.close()
+    assert "REWRITTEN@8" in verify_profile(noted)[-1].text
+    with Profile.open(noted, create=False) as profile:
+        assert str(profile.verdict) == "REWRITTEN@8"
+        coins = profile.balance()
+    with Profile.open(noted) as profile:
+        assert (profile.finding or "").startswith("REWRITTEN@8: ")
+        assert profile.balance() == coins, "what is behind it is no balance afterwards either"
+    assert codes(noted) == [4, 4, 4, 4, 0]
+
+
+def test_an_older_copy_of_the_whole_is_no_finding_and_one_beside_a_newer_note_is(
+    noted: Path,
+) -> None:
+    older = shutil.copytree(noted, noted.with_name("older"))
+    with Profile.open(noted) as profile:
+        say(profile, 100)
+        profile.checkpoint(NOW_MS)
+    with Profile.open(older) as profile:  # only somebody else can tell
+        assert profile.finding is None
+    (note,) = rows(noted, "SELECT sealed FROM side WHERE name = 'checkpoint'")
+    tamper(older, "UPDATE side SET sealed = ? WHERE name = 'checkpoint'", note[0])
+    with Profile.open(older) as profile:
+        assert (profile.finding or "").startswith("TRUNCATED@15: ")
 
 
 def test_a_checkpoint_of_another_chain_of_the_same_keys_does_not_vouch_for_it(
@@ -887,7 +939,7 @@ def test_checkpoints_of_one_run_build_on_each_other(noted: Path) -> None:
             assert profile.balance() == 8 + number
         (bob,) = (feed for feed in memory.feeds.values() if feed.missing == [])
         assert bob.highest == 4, "what a session was given is its own"
-    assert note_of(noted).index == profile_length(noted) - 1
+    assert note_of(noted).head.index == profile_length(noted) - 1
     with_note = amounts_to(noted)
     that_is_gone(noted)
     assert amounts_to(noted) == with_note
@@ -945,17 +997,19 @@ def test_a_chain_that_is_found_tampered_with_during_a_run_is_followed_in_that_ru
         finding = profile.follow("TRUNCATED@15: cut off")
         assert finding == "TRUNCATED@15: cut off; kept as evidence-2.db, a new chain follows"
         assert (profile.finding, profile.checked_from) == (finding, 0)
-        assert (profile.verdict.ok, profile.verdict.index) == (True, 1)
+        assert (profile.verdict.ok, profile.verdict.index) == (True, 1 + IGNORED)
         genesis = profile.chain.genesis()
         assert genesis.finding == finding
         assert genesis.predecessor == (old_id, old.index, old.hash)
         assert profile.keystore.chain_id == profile.chain.head().chain_id != old_id
         assert profile.balance() == 7
-        assert profile.recall(LOBBY) == Memory()
+        everybody = {bytes((number,)) * 32 for number in range(1, IGNORED + 1)}
+        assert profile.recall(LOBBY) == Memory(ignored=everybody)
         say(profile, 21)
         profile.checkpoint(NOW_MS)
     with Profile.open(noted) as profile:
-        assert (profile.finding, profile.checked_from, profile.balance()) == (None, 1, 8)
+        assert (profile.finding, profile.balance()) == (None, 8)
+        assert profile.checked_from == 1 + IGNORED
     assert codes(noted) == [4, 4, 0, 4, 0]
 
 
