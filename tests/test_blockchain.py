@@ -474,6 +474,13 @@ def test_the_head_is_the_last_block_vouched_for(chain: Blockchain) -> None:
     VerifyKey(keystore().chain_signing_key.public).verify(head.signature, Label.BLOCK_SIG, signed)
 
 
+def test_the_chains_key_signs_other_things_under_their_own_label(chain: Blockchain) -> None:
+    key, signature = keystore().public.chain_key, chain.sign(Label.PROOF_SIG, b"a file")
+    VerifyKey(key).verify(signature, Label.PROOF_SIG, b"a file")
+    with pytest.raises(BadSignature):
+        VerifyKey(key).verify(signature, Label.BLOCK_SIG, b"a file")
+
+
 def test_a_chain_goes_on_where_it_was_closed(path: Path) -> None:
     Blockchain.create(path, keystore(), NOW).close()
     for number in range(5):
@@ -581,6 +588,7 @@ def test_the_public_keys_alone_check_a_chain_and_read_nothing(
             lambda: checked.record(block),
             lambda: checked.side("a"),
             lambda: checked.add_block(draft(4), NOW),
+            lambda: checked.sign(Label.PROOF_SIG, b""),
         ):
             with pytest.raises(StoreUnreadable, match="needs the passphrase"):
                 ask()
@@ -593,6 +601,9 @@ def test_a_coin_is_a_distinct_entry_that_was_sent(chain: Blockchain) -> None:
     assert chain.coins() == {draft(1).entry_id, draft(7).entry_id}
     assert chain.coins(before=5) == {draft(1).entry_id}
     assert chain.coins(before=0) == set()
+    assert chain.coins(start=5) == {draft(7).entry_id}
+    assert chain.coins(start=4, before=5) == {draft(1).entry_id}, "though it was sent before"
+    assert chain.coins(start=6, before=6) == set()
 
 
 def test_an_empty_append_changes_nothing(chain: Blockchain) -> None:
