@@ -16,7 +16,7 @@ from simulated_room import LOBBY, keystore, session_keys
 
 import chat_history
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow, StoreUnreadable
-from chat_history import forget, history, read_past, recall
+from chat_history import forget, hand_over, history, read_past, recall
 from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Incomplete, Past
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
@@ -29,6 +29,7 @@ from chat_messages import (
 )
 from chat_terminal import Kind, Line
 from chat_wire import prefixed, u64
+from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS
 from crypto_utils import RoomSecret, SigningKey, pair_tag
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
@@ -579,3 +580,155 @@ def test_a_side_table_that_was_changed_is_unreadable(book: Book, table: str) -> 
     book.chain = Blockchain.open(book.path, OUR_KEYS)
     with pytest.raises(StoreUnreadable, match=f"the side table {table} cannot be read"):
         recall(book.chain, LOBBY)
+
+
+# --------------------------------------------------------------------------- the next chain
+
+
+def handed(book: Book, past: Past | None = None, start: int = 0) -> set[bytes]:
+    """Who the next chain ignores from its beginning."""
+    drafts, _ = hand_over(book.chain, past or Past(), start)
+    events = [Event.parse(draft.record) for draft in drafts]
+    assert {draft.type for draft in drafts} <= {BlockType.EVENT}
+    assert {event.kind for event in events} <= {EventKind.IGNORE}
+    assert [draft.entry_id for draft in drafts] == [event.event_id for event in events]
+    assert len({event.body for event in events}) == len(events)
+    return {event.body for event in events}
+
+
+def ignoring(book: Book, number: int, kind: EventKind = EventKind.IGNORE) -> Block:
+    return book.event(kind, bytes((number,)) * 32)
+
+
+def people(*numbers: int) -> set[bytes]:
+    return {bytes((number,)) * 32 for number in numbers}
+
+
+def damage(book: Book, *indices: int) -> None:
+    """Their bodies do not decrypt any more."""
+    for index in indices:
+        change(book, "UPDATE blocks SET body = randomblob(100) WHERE idx = ?", index)
+
+
+def change(book: Book, statement: str, *values: object) -> None:
+    book.chain.close()
+    database = sqlite3.connect(book.path)
+    with database:
+        assert database.execute(statement, values).rowcount
+    database.close()
+    book.chain = Blockchain.open(book.path, OUR_KEYS)
+
+
+def test_who_is_ignored_at_the_end_is_ignored_by_the_next_chain(book: Book) -> None:
+    assert handed(book) == set()
+    for number in (1, 2, 3):
+        ignoring(book, number)
+    ignoring(book, 2, EventKind.UNIGNORE)
+    book.says(book.bob, "hello")
+    assert handed(book) == people(1, 3)
+
+
+def test_damage_in_any_one_block_costs_what_that_block_says_and_no_more(book: Book) -> None:
+    numbered = {ignoring(book, number).index: number for number in range(1, 5)}
+    book.says(book.bob, "hello")
+    last = book.chain.get_latest_block().index
+    for index in range(last + 1):
+        copy = Book.__new__(Book)
+        copy.path = book.path.with_name(f"copy-{index}")
+        book.chain.close()
+        copy.path.write_bytes(book.path.read_bytes())
+        book.chain = Blockchain.open(book.path, OUR_KEYS)
+        copy.chain = Blockchain.open(copy.path, OUR_KEYS)
+        damage(copy, index)
+        assert handed(copy) == people(*(set(numbered.values()) - {numbered.get(index, 0)}))
+        copy.chain.close()
+
+
+def test_between_two_damaged_events_nothing_is_read(book: Book) -> None:
+    blocks = [ignoring(book, number) for number in range(1, 6)]
+    damage(book, blocks[1].index, blocks[3].index)
+    assert handed(book) == people(1, 5)
+
+
+def test_what_is_known_from_before_holds_until_an_event_says_otherwise(book: Book) -> None:
+    for number in (1, 2):
+        ignoring(book, number)
+    past, start = read_past(Past(), book.chain), book.chain.get_latest_block().index + 1
+    ignoring(book, 1, EventKind.UNIGNORE)
+    ignoring(book, 3)
+    assert handed(book, past, start) == handed(book) == people(2, 3)
+    change(book, "DELETE FROM blocks WHERE idx >= 4")  # and all of that is gone
+    assert handed(book, past, start) == people(1, 2)
+
+
+def test_an_event_from_elsewhere_or_from_before_says_nothing(book: Book, tmp_path: Path) -> None:
+    ignoring(book, 1)
+    block = ignoring(book, 1, EventKind.UNIGNORE)
+    ignoring(book, 1)
+    copy = "INSERT INTO blocks SELECT 99, header, signature, body FROM blocks WHERE idx = ?"
+    change(book, copy, block.index)
+    assert handed(book) == people(1)
+    other = Blockchain.create(tmp_path / "other.db", OUR_KEYS, NOW_MS)
+    undone = Event(EventKind.UNIGNORE, bytes((1,)) * 32).serialize()
+    there = other.append([Draft(BlockType.EVENT, undone, bytes(32))] * 7, NOW_MS)[-1]
+    other.close()
+    row = (there.index, there.header, there.signature, there.body)
+    change(book, "INSERT INTO blocks VALUES (?, ?, ?, ?)", *row)
+    assert handed(book) == people(1)
+
+
+def test_an_event_that_decrypts_and_is_none_says_nothing(book: Book) -> None:
+    book.adds(BlockType.EVENT, b"short")
+    ignoring(book, 1)
+    assert handed(book) == people(1)
+
+
+def held(person: int, chain: int, index: int = 7) -> tuple[bytes, bytes]:
+    """A row of the side table `heads`."""
+    key = bytes((person,)) * 32 + bytes((chain,)) * 16
+    return key, u64(index) + b"h" * 32 + b"s" * 64 + u64(NOW_MS + chain)
+
+
+def side_of(book: Book) -> dict[str, dict[bytes, bytes]]:
+    """What is kept beside the next chain."""
+    tables: dict[str, dict[bytes, bytes]] = {}
+    for row in hand_over(book.chain, Past(), 0)[1]:
+        tables.setdefault(row.table, {})[row.key] = row.value
+    return tables
+
+
+def test_heads_of_others_and_people_met_go_to_the_next_chain_and_what_is_of_this_one_stays(
+    book: Book,
+) -> None:
+    assert side_of(book) == {}
+    heads = dict(held(person, chain) for person in (1, 2) for chain in (1, 2))
+    member = LOBBY.tag + book.bob.fingerprint
+    for key, value in heads.items():
+        remember(book, HEADS_TABLE, key, value)
+    remember(book, MEMBERS_TABLE, member, u64(NOW_MS) + b"bob")
+    remember(book, FEEDS_TABLE, LOBBY.tag + book.bob.bundle.session_id, u64(1))
+    remember(book, ACKS_TABLE, b"key", b"an ack")
+    expected = {HEADS_TABLE: heads, MEMBERS_TABLE: {member: u64(NOW_MS) + b"bob"}}
+    assert side_of(book) == expected
+    for key, value in ((b"short", b"row"), (held(3, 1)[0], b"short"), (bytes(49), held(3, 1)[1])):
+        remember(book, HEADS_TABLE, key, value)
+    remember(book, MEMBERS_TABLE, b"short", u64(1) + b"nick")
+    assert side_of(book) == expected, "rows of another form are left out"
+    change(book, "DELETE FROM blocks")
+    assert side_of(book) == expected
+
+
+def test_of_one_persons_heads_as_many_are_handed_over_as_are_held(book: Book) -> None:
+    rows = dict(held(1, chain) for chain in range(MAX_CHAINS + 3))
+    for key, value in rows.items():
+        remember(book, HEADS_TABLE, key, value)
+    assert side_of(book)[HEADS_TABLE] == dict(list(rows.items())[3:])
+
+
+def test_a_side_table_that_was_changed_costs_that_table_and_nothing_else(book: Book) -> None:
+    ignoring(book, 1)
+    remember(book, HEADS_TABLE, *held(1, 1))
+    remember(book, MEMBERS_TABLE, LOBBY.tag + book.bob.fingerprint, u64(NOW_MS) + b"bob")
+    change(book, "UPDATE side SET sealed = zeroblob(60) WHERE name = ?", HEADS_TABLE)
+    assert set(side_of(book)) == {MEMBERS_TABLE}
+    assert handed(book) == people(1)

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from simulated_room import LOBBY, keystore, session_keys
 
 import chat_memory
-from chat_memory import FEED_LIFE_MS, MAX_FEEDS, Incomplete, Memory, Past, kept_of, who
+from chat_memory import (
+    FEED_LIFE_MS,
+    MAX_FEEDS,
+    Incomplete,
+    Memory,
+    Past,
+    kept_members,
+    kept_of,
+    who,
+)
 from chat_messages import Bundle, Entry, EntryKind, Event, EventKind
 from chat_wire import Malformed, WireError, u64
 from crypto_utils import SigningKey
@@ -246,6 +255,21 @@ def test_members_of_a_room_who_see_the_same_people_cost_their_list_once() -> Non
     for number in range(3):
         past.read_received(entry(number, 1, text=b"a" * 16), NOW_MS)
     assert past.serialize().count(b"a" * 16) == 1
+
+
+def test_of_the_people_met_a_next_chain_is_given_those_seen_last_and_no_damaged_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def seen(number: int, value: bytes = b"nick") -> tuple[bytes, bytes]:
+        return LOBBY.tag + bytes((number,)) * 32, u64(NOW_MS + number) + value
+
+    good = dict(seen(number) for number in range(6)) | dict([seen(6, b"n" * 4 * 32)])
+    damaged = dict([seen(9, b""), seen(10, b"n" * 129)])
+    damaged |= {b"": u64(1) + b"nick", bytes(47): u64(1) + b"n", bytes(49): u64(1) + b"n"}
+    assert kept_members(good | damaged) == good
+    assert kept_members({}) == {}
+    monkeypatch.setattr(chat_memory, "MAX_KEPT_MEMBERS", 3)
+    assert kept_members(good) == dict([seen(4), seen(5), seen(6, b"n" * 4 * 32)])
 
 
 def good() -> bytes:
