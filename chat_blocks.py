@@ -1,7 +1,7 @@
 """What a block of a person's chain is: its layout, its mining, the genesis, a signed head.
 
 What lives here: values, and which bytes each is; CHAIN_FORMAT.md 2 and 3.  What it does not know:
-files and SQLite (`chat_rows`, `blockchain`), keys, when a chain is right (`chat_verdicts`).
+files and SQLite (`chat_rows`, `blockchain`), secret keys, when a chain is right (`chat_verdicts`).
 """
 
 from __future__ import annotations
