@@ -164,7 +164,7 @@ class Running:
             head=lambda: HEAD,
             verification=lambda **_: iter(self.verification),
         )
-        self.profile: Any = SimpleNamespace(
+        profile = SimpleNamespace(
             chain=chain or fake_chain,
             path=Path("/profile"),
             verdict=Verdict(Finding.OK, 8),
@@ -175,6 +175,7 @@ class Running:
             follow=self._follow,
             balance=lambda: 5,
         )
+        self.profile = cast(Any, profile)
         self.renewed: tuple[Script, Any] = Script(), "no relay there"
         terminal: Any = SimpleNamespace(
             show=self._show, end_input=lambda: self.journal.append("end input")
