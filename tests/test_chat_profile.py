@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import shutil
+import signal
 import sqlite3
 import stat
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,12 +24,13 @@ import pytest
 import simulated_room
 from simulated_room import LOBBY
 
+import chat_folder
 import chat_profile
 import crypto_utils
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow
 from chat_checkpoint import CHECKPOINT_TABLE, Checkpoint
 from chat_folder import next_evidence
-from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, Memory
+from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MEMBERS_TABLE, Memory
 from chat_messages import Bundle, Entry, EntryKind, Event, EventKind
 from chat_profile import (
     Profile,
@@ -37,8 +41,10 @@ from chat_profile import (
     check_profile_name,
     default_home,
 )
+from chat_roster import Person
 from chat_verification import verify_profile
 from chat_wire import u64
+from chat_witness import ACKS_TABLE, HEADS_TABLE
 from crypto_utils import BadSignature, Identity, Keystore, SigningKey
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
@@ -973,6 +979,58 @@ def test_who_writes_after_a_memory_has_ended_is_read_from_the_whole_chain(noted:
     assert len(amounts_to(noted)[0].feeds) == 2
 
 
+@pytest.mark.parametrize("kills", [10, pytest.param(1000, marks=pytest.mark.torture)])
+@pytest.mark.timeout(900)
+def test_a_kill_between_blocks_and_checkpoints_is_never_taken_for_tampering(
+    home: Path, kills: int
+) -> None:
+    rng = random.Random(kills)
+    highest = 0
+    for kill in range(kills):
+        kill_while_it_writes(home, rng)
+        copy = home.with_name("copy")
+        shutil.copytree(home, copy)
+        assert codes(copy) == [0], kill
+        shutil.rmtree(copy)
+        with Profile.open(home) as profile:
+            assert (profile.finding, profile.is_new) == (None, False), kill
+            note = Checkpoint.read(profile.chain)
+            assert note is None or note.head.index <= profile.chain.head().index
+            highest = max(highest, note.head.index if note else 0)
+    assert highest > COINS, "some lived long enough"
+    assert not list(folder(home).glob("evidence-*"))
+
+
+def kill_while_it_writes(home: Path, rng: random.Random) -> None:
+    """Somebody who writes, notes and erases as fast as he can until the kernel ends him."""
+    ready, tell = os.pipe()
+    seed, wait_s = rng.random(), rng.uniform(0, 0.03)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork where threads are: not ours
+        pid = os.fork()
+    if pid == 0:
+        with suppress(BaseException):
+            write_for_ever(home, random.Random(seed), tell)
+        os._exit(1)
+    os.close(tell)
+    assert os.read(ready, 1) == b"."
+    os.close(ready)
+    time.sleep(wait_s)  # whatever it is in the middle of
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def write_for_ever(home: Path, rng: random.Random, tell: int) -> None:
+    profile = Profile.open(home)
+    os.write(tell, b".")
+    while True:
+        numbers = [rng.getrandbits(64) for _ in range(rng.randrange(3))]
+        say(profile, *numbers)
+        profile.checkpoint(NOW_MS)
+        if numbers and rng.random() < 0.2:
+            profile.chain.forget(profile.chain.head().index, NOW_MS)
+
+
 def test_a_chain_that_cannot_be_read_gets_no_checkpoint(home: Path) -> None:
     edit_body(home)
     before = contents(home)
@@ -1054,6 +1112,126 @@ def test_a_following_that_cannot_be_written_is_one_line(
             profile.follow("TRUNCATED@7: cut off")
     assert codes(home) == [0]
     assert balance(home) == COINS
+
+
+# --------------------------------------------------------------------------- handed over
+
+# What this profile holds for others, whom it met, and what is about its chain alone.
+HEAD_OF_BOB = SideRow(HEADS_TABLE, b"b" * 48, u64(5) + b"h" * 32 + b"s" * 64 + u64(NOW_MS))
+MET_BOB = SideRow(MEMBERS_TABLE, LOBBY.tag + b"b" * 32, u64(NOW_MS) + b"bob")
+ABOUT_THE_CHAIN = SideRow(FEEDS_TABLE, b"f" * 32, u64(1))
+EVE, MALLORY = (bytes((number,)) * 32 for number in (1, 2))
+
+
+@pytest.fixture
+def social(home: Path) -> Path:
+    """Somebody who ignores Eve since block 7 and Mallory since block 10."""
+    with Profile.open(home) as profile:
+        ignore(profile, 1)
+        say(profile, 50, 51)
+        profile.chain.append([], NOW_MS, [HEAD_OF_BOB, MET_BOB, ABOUT_THE_CHAIN])
+        ignore(profile, 2)
+        say(profile, 52)
+    return home
+
+
+def keeps(profile: Profile, *ignored: bytes) -> None:
+    """What was handed over is there, and nothing else."""
+    assert profile.recall(LOBBY).ignored == set(ignored)
+    for row in (HEAD_OF_BOB, MET_BOB):
+        assert profile.chain.side(row.table) == {row.key: row.value}
+    assert profile.recall(LOBBY).known == {b"b" * 32: Person("bob", NOW_MS)}
+    for table in (FEEDS_TABLE, ACKS_TABLE, CHECKPOINT_TABLE):
+        assert profile.chain.side(table) == {}
+    assert profile.chain.verify().index == 1 + len(ignored), "nothing else was carried over"
+
+
+@pytest.mark.parametrize(
+    ("statement", "verdict", "ignored"),
+    [
+        ("UPDATE blocks SET body = zeroblob(60) WHERE idx = 3", "EDITED@3", [EVE, MALLORY]),
+        ("UPDATE blocks SET body = zeroblob(60) WHERE idx = 7", "EDITED@7", [MALLORY]),
+        ("DELETE FROM blocks WHERE idx = 8", "MISSING@8", [EVE, MALLORY]),
+        ("DELETE FROM blocks WHERE idx < 9", "MISSING@0", [MALLORY]),
+        ("UPDATE blocks SET idx = 20 WHERE idx = 10", "MISSING@10", [EVE]),
+        ("DELETE FROM blocks", "MISSING@0", []),
+    ],
+)
+def test_what_concerns_others_outlives_a_chain_that_was_tampered_with(
+    social: Path, statement: str, verdict: str, ignored: list[bytes]
+) -> None:
+    tamper(social, statement)
+    for _ in range(2):
+        with Profile.open(social) as profile:
+            assert profile.chain.genesis().finding.startswith(f"{verdict}: ")
+            keeps(profile, *ignored)
+
+
+def test_what_concerns_others_outlives_a_chain_that_is_followed_during_a_run(social: Path) -> None:
+    with Profile.open(social) as profile:
+        for finding in (
+            "TRUNCATED@12: cut off",
+            "MISSING@0: a whole chain of this profile is gone",
+        ):
+            profile.follow(finding)
+            keeps(profile, EVE, MALLORY)
+        unignored = Event(EventKind.UNIGNORE, EVE)
+        draft = Draft(BlockType.EVENT, unignored.serialize(), unignored.event_id)
+        profile.chain.add_block(draft, NOW_MS)
+        profile.follow("REWRITTEN@1: another")
+        keeps(profile, MALLORY)
+    assert codes(social) == [0, 4, 0, 4, 0, 4, 0]
+
+
+def test_what_concerns_others_outlives_a_crash_at_any_step_of_following(
+    social: Path, tmp_path: Path
+) -> None:
+    tamper(social, "DELETE FROM blocks WHERE idx = 8")
+    work = tmp_path / "work"
+    for step in crashes(Profile.open, work, social):
+        with Profile.open(work) as profile:
+            keeps(profile, EVE, MALLORY)
+            assert profile.chain.genesis().finding.startswith("MISSING@8: "), step
+        assert not list(folder(work).glob("chain.new*")), step
+        assert codes(work) == [4, 4, 0], step
+
+
+def test_of_a_chain_that_is_gone_there_is_nothing_to_hand_over(social: Path) -> None:
+    (folder(social) / "chain.db").unlink()
+    with Profile.open(social) as profile:
+        assert profile.chain.verify().index == 1
+        assert profile.recall(LOBBY) == Memory()
+        assert profile.chain.side(HEADS_TABLE) == {}
+
+
+def test_another_persons_chain_hands_over_nothing(social: Path, tmp_path: Path) -> None:
+    (folder(social) / "chain.db").unlink()
+    chain = Blockchain.create(folder(social) / "chain.db", keys("bob"), 1)
+    event = Event(EventKind.IGNORE, EVE)
+    draft = Draft(BlockType.EVENT, event.serialize(), event.event_id)
+    chain.append([draft], 2, [HEAD_OF_BOB, MET_BOB])
+    chain.close()
+    with Profile.open(social) as profile:
+        assert (profile.finding or "").startswith("REWRITTEN@0: ")
+        assert profile.recall(LOBBY) == Memory()
+        assert profile.chain.side(HEADS_TABLE) == {}
+
+
+def test_a_copy_of_the_chain_in_use_is_not_put_in_its_place(home: Path) -> None:
+    with Profile.open(home) as profile:
+        expected = profile.chain.head()
+    shutil.copy(folder(home) / "chain.db", folder(home) / "chain.new")
+    with Profile.open(home) as profile:
+        assert (profile.finding, profile.chain.head()) == (None, expected)
+    assert codes(home) == [0]
+
+
+def test_a_chain_with_events_of_later_alone_is_in_use_too(tmp_path: Path) -> None:
+    with Profile.open(tmp_path) as profile:
+        ignore(profile, 1)
+    shutil.copy(folder(tmp_path) / "chain.db", folder(tmp_path) / "chain.new")
+    Profile.open(tmp_path).close()
+    assert not (folder(tmp_path) / "evidence-1.db").exists()
 
 
 # --------------------------------------------------------------------------- witnesses
@@ -1196,6 +1374,73 @@ def test_what_the_asking_raises_passes_through_and_lets_go_of_the_lock(sealed: P
         with pytest.raises(AssertionError, match="nobody is asked"):
             action()
     Profile.open(sealed, "default", passphrase=says(b"open sesame")).close()
+
+
+def test_a_new_profiles_keys_never_lie_in_clear_on_the_disk(
+    tmp_path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    real = chat_folder.write
+
+    def noted(path: Path, data: bytes) -> None:
+        written.append(data)
+        real(path, data)
+
+    for module in (chat_folder, chat_profile):
+        monkeypatch.setattr(module, "write", noted)
+    with Profile.open(tmp_path, passphrase=nobody, first=lambda: b"open sesame") as profile:
+        assert (profile.is_new, profile.keystore.has_passphrase) == (True, True)
+        say(profile, 1)
+    secrets = keys("alice").identity.to_pkcs8(), keys("alice").chain_signing_key.seed
+    assert len(written) == 2
+    assert not any(secret in data for secret in secrets for data in written)
+    with pytest.raises(ProfileSealed):
+        Profile.open(tmp_path, first=never)
+    with Profile.open(tmp_path, passphrase=says(b"open sesame"), first=never) as profile:
+        assert (profile.is_new, profile.balance()) == (False, 1)
+
+
+def never() -> bytes:
+    raise AssertionError("nobody is asked for a new passphrase")
+
+
+def test_only_of_a_profile_that_is_made_a_first_passphrase_is_asked(
+    home: Path, cheap: None
+) -> None:
+    for create in (True, False):
+        Profile.open(home, create=create, passphrase=nobody, first=never).close()
+    with pytest.raises(ProfileDamaged, match="chat first"):
+        Profile.open(home, "other", create=False, first=never)
+    with Profile.open(home, first=never), Profile.open(home, first=lambda: b"two") as second:
+        assert (second.name, second.keystore.has_passphrase) == ("default-2", True)
+    with Profile.open(home, "third", first=lambda: b"") as third:
+        assert not third.keystore.has_passphrase
+
+
+def test_a_first_passphrase_that_cannot_be_had_makes_no_keys(tmp_path: Path, cheap: None) -> None:
+    def interrupted() -> bytes:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Profile.open(tmp_path, first=interrupted)
+    with pytest.raises(ProfileError, match="at most 4096 bytes"):
+        Profile.open(tmp_path, first=lambda: b"x" * 4097)
+    assert [path.name for path in folder(tmp_path).iterdir()] == ["lock"]
+    Profile.open(tmp_path, "default", first=lambda: b"open sesame").close()
+
+
+def test_a_crash_at_any_step_of_the_making_leaves_no_keys_in_clear(
+    tmp_path: Path, cheap: None
+) -> None:
+    def make(home: Path) -> None:
+        Profile.open(home, first=lambda: b"open sesame")
+
+    home, secret = tmp_path / "home", keys("alice").identity.to_pkcs8()
+    for step in crashes(make, home):
+        assert not any(secret in data for data in contents(home).values()), step
+        with Profile.open(home, passphrase=says(b"open sesame"), first=lambda: b"x") as profile:
+            assert profile.keystore.has_passphrase, step
+            assert profile.finding is None
 
 
 def test_a_new_chain_stays_behind_the_passphrase(sealed: Path) -> None:
