@@ -322,5 +322,6 @@ def _put_in_place(path: Path) -> None:
         part = chain_path.with_name(chain_path.name + suffix)
         if part.exists():
             part.rename(kept.with_name(kept.name + suffix))
+    _sync(path)  # before its name is taken
     (path / "chain.new").rename(chain_path)
     _sync(path)
