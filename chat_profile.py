@@ -61,7 +61,6 @@ from chat_folder import (
 from chat_history import hand_over, read_past, recall
 from chat_memory import FEED_LIFE_MS, Incomplete, Memory, Past
 from chat_messages import check_nick
-from chat_verification import verify_profile
 from chat_wire import Label, WireError, u64
 from crypto_utils import CryptoError, Keystore, RoomSecret, VerifyKey
 
@@ -74,7 +73,6 @@ __all__ = [
     "ProfileSealed",
     "check_profile_name",
     "default_home",
-    "verify_profile",
 ]
 
 # A chain of so many blocks is verified as a whole at each start, which takes 0.2 s.

@@ -64,7 +64,7 @@ NEIGHBOURS = {
     "chat_proof": {"chat_audit"},
     "chat_checkpoint": {"blockchain"},
     "chat_folder": {"blockchain"},
-    "chat_profile": {"chat_history", "chat_verification"},
+    "chat_profile": {"chat_history"},
     "chat_verification": {"chat_audit"},
     "chat_settings": {"chat_profile"},
     "chat_offline": {"chat_answers"},

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import random
 import shutil
 import signal
 import sqlite3
 import stat
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import simulated_room
+from profiles import (
+    COINS,
+    IGNORED,
+    NOW_MS,
+    balance,
+    be_quick,
+    bundle_of,
+    checked_identity,
+    codes,
+    contents,
+    crashes,
+    delete,
+    edit_body,
+    edited,
+    flip,
+    folder,
+    garbage,
+    hear,
+    ignore,
+    keys,
+    nobody,
+    note_of,
+    outcome,
+    put_note,
+    rows,
+    say,
+    says,
+    talk,
+    talk_and_note,
+    tamper,
+)
 from simulated_room import LOBBY
 
 import chat_folder
@@ -29,129 +57,41 @@ import chat_profile
 import crypto_utils
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow
 from chat_checkpoint import CHECKPOINT_TABLE, Checkpoint
-from chat_folder import next_evidence
 from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MEMBERS_TABLE, Memory
-from chat_messages import Bundle, Entry, EntryKind, Event, EventKind
+from chat_messages import Event, EventKind
 from chat_profile import (
     Profile,
     ProfileDamaged,
     ProfileError,
     ProfileLocked,
     ProfileSealed,
-    check_profile_name,
-    default_home,
 )
 from chat_roster import Person
 from chat_verification import verify_profile
 from chat_wire import u64
 from chat_witness import ACKS_TABLE, HEADS_TABLE
-from crypto_utils import BadSignature, Identity, Keystore, SigningKey
+from crypto_utils import BadSignature, Keystore
+
+__all__ = ["checked_identity"]  # for tests that still take it from here
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
-
-COINS = 6  # of the profile that is damaged: blocks 1 to 6 are sent ones
-
-
-_generate, _from_pkcs8 = Keystore.generate, Identity.from_pkcs8
-
-
-@cache
-def keys(name: str) -> Keystore:
-    """New keys, of which there are few, since they take a second."""
-    return _generate()
-
-
-@cache
-def checked_identity(pkcs8: bytes) -> Identity:
-    """What is read again and again is checked once: that takes a tenth of a second."""
-    return _from_pkcs8(pkcs8)
 
 
 @pytest.fixture(autouse=True)
 def _quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Keystore, "generate", lambda: keys("alice"))
-    monkeypatch.setattr(Identity, "from_pkcs8", checked_identity)
-
-
-def say(profile: Profile, *numbers: int) -> None:
-    """Sends messages, each with an entry_id of its own."""
-    for number in numbers:
-        draft = Draft(BlockType.SENT, b"text %d" % number, number.to_bytes(32, "big"))
-        profile.chain.add_block(draft, 1_700_000_000_000 + number)
+    be_quick(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of somebody who said six things; to be copied."""
-    home = tmp_path_factory.mktemp("talked")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Keystore, "generate", lambda: keys("alice"))
-        with Profile.open(home) as profile:
-            profile.remember_nick("alice")
-            say(profile, *range(COINS))
-    return home
+    """To be copied."""
+    return talk(tmp_path_factory.mktemp("talked"))
 
 
 @pytest.fixture
 def home(talked: Path, tmp_path: Path) -> Path:
     """A copy of it."""
     return shutil.copytree(talked, tmp_path / "home")
-
-
-def folder(home: Path, name: str = "default") -> Path:
-    return home / "profiles" / name
-
-
-def contents(home: Path) -> dict[str, bytes]:
-    """Every file but the locks, by its path."""
-    return {
-        str(path.relative_to(home)): path.read_bytes()
-        for path in sorted(home.rglob("*"))
-        if path.is_file() and path.name != "lock"
-    }
-
-
-def tamper(home: Path, statement: str, *values: object) -> bytes:
-    """Changes the chain as somebody with an editor for SQLite would; the file's bytes then."""
-    database = sqlite3.connect(folder(home) / "chain.db")
-    with database:
-        assert database.execute(statement, values).rowcount
-    database.close()
-    return (folder(home) / "chain.db").read_bytes()
-
-
-def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
-    """What a query on the chain gives."""
-    database = sqlite3.connect(folder(home) / "chain.db")
-    found = database.execute(query).fetchall()
-    database.close()
-    return found
-
-
-def flip(home: Path, column: str, index: int, at: int) -> bytes:
-    """Flips a bit of a block."""
-    database = sqlite3.connect(folder(home) / "chain.db")
-    (data,) = database.execute(f"SELECT {column} FROM blocks WHERE idx = ?", (index,)).fetchone()
-    database.close()
-    data = data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
-    return tamper(home, f"UPDATE blocks SET {column} = ? WHERE idx = ?", data, index)
-
-
-def balance(home: Path, name: str | None = None) -> int:
-    with Profile.open(home, name, create=False) as profile:
-        return profile.balance()
-
-
-def outcome(action: Callable[[], object]) -> str:
-    """What it gave, or what it was refused with."""
-    try:
-        return str(action())
-    except ProfileDamaged as exc:
-        return str(exc)
-
-
-def codes(home: Path) -> list[int]:
-    return [found.exit_code for found in verify_profile(home)]
 
 
 # --------------------------------------------------------------------------- a new one
@@ -214,59 +154,6 @@ def test_a_profile_that_was_copied_to_another_place_works_there(home: Path, tmp_
 
 
 # --------------------------------------------------------------------------- crashes
-
-TOUCHES = {
-    "open",
-    "os.mkdir",
-    "os.remove",
-    "os.rename",
-    "sqlite3.connect",
-    "sqlite3.connect/handle",
-}
-
-
-def is_killed(step: int, action: Callable[[], object]) -> bool:
-    """Runs it in a process that dies, without a last word, when it touches the file system for
-    the n-th time; False: it got through before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork where threads are: not ours
-        pid = os.fork()
-    if pid == 0:
-        left = step
-
-        def dies(event: str, _arguments: tuple[Any, ...]) -> None:
-            nonlocal left
-            if event in TOUCHES:
-                left -= 1
-                if left == 0:
-                    os._exit(9)
-
-        sys.addaudithook(dies)
-        with suppress(BaseException):
-            action()
-            os._exit(0)
-        os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code in (0, 9)
-    return code == 9
-
-
-def crashes(
-    action: Callable[[Path], object], work: Path, start: Path | None = None
-) -> Iterator[int]:
-    """For each step of it, after the crash there; at last after it got through.
-
-    Each time `work` is a new copy of `start`.
-    """
-    step, is_over = 0, False
-    while not is_over:
-        step += 1
-        shutil.rmtree(work, ignore_errors=True)
-        if start is not None:
-            shutil.copytree(start, work)
-        is_over = not is_killed(step, lambda: action(work))
-        yield step
-    assert step > 5
 
 
 def test_a_crash_at_any_step_of_the_making_is_no_tampering_and_loses_no_keys(
@@ -400,18 +287,6 @@ def test_a_named_profile_is_number_one(tmp_path: Path) -> None:
         assert (profile.name, profile.number) == ("work-2", 1)
 
 
-def test_a_folder_that_knows_no_locks_is_one_line_and_not_a_search_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_locks(_descriptor: int, _operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(ProfileError, match="No locks available"):
-        Profile.open(tmp_path)
-    assert [path.name for path in (tmp_path / "profiles").iterdir()] == ["default"]
-
-
 def test_a_chain_that_another_program_holds_is_locked_and_not_damaged(home: Path) -> None:
     database = sqlite3.connect(folder(home) / "chain.db", isolation_level=None)
     database.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -473,23 +348,8 @@ def test_keys_that_are_gone_are_not_made_anew_beside_evidence(home: Path) -> Non
     refused_by_all(home, "keys")
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610])
-def test_keys_that_others_may_use_are_refused_until_they_may_not(home: Path, mode: int) -> None:
-    path = folder(home) / "keys"
-    path.chmod(mode)
-    for action in (lambda: Profile.open(home), lambda: verify_profile(home)):
-        with pytest.raises(ProfileDamaged, match=f"can be read by others: chmod 600 {path}"):
-            action()
-    path.chmod(0o600)
-    assert balance(home) == COINS
-
-
 def half_a_page(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
-
-
-def garbage(path: Path) -> None:
-    path.write_bytes(b"\0garbage" * 1000)
 
 
 def emptied(path: Path) -> None:
@@ -522,10 +382,6 @@ def test_a_damaged_chain_is_refused_and_nothing_is_changed(
 # --------------------------------------------------------------------------- tampering
 
 
-def edit_body(home: Path) -> bytes:
-    return flip(home, "body", 3, 20)
-
-
 def edit_header(home: Path) -> bytes:
     return flip(home, "header", 3, 60)
 
@@ -534,10 +390,6 @@ def swap(home: Path) -> bytes:
     tamper(home, "UPDATE blocks SET idx = 99 WHERE idx = 3")
     tamper(home, "UPDATE blocks SET idx = 3 WHERE idx = 4")
     return tamper(home, "UPDATE blocks SET idx = 4 WHERE idx = 99")
-
-
-def delete(home: Path) -> bytes:
-    return tamper(home, "DELETE FROM blocks WHERE idx = 3")
 
 
 def forge_last(home: Path) -> bytes:
@@ -649,88 +501,13 @@ def test_no_coin_is_counted_twice(home: Path) -> None:
         assert profile.chain.coins() & {bytes(32)}
 
 
-def test_evidence_that_cannot_be_read_is_said_and_outweighs_nothing(home: Path) -> None:
-    delete(home)
-    with Profile.open(home) as profile:
-        say(profile, 50)
-    garbage(folder(home) / "evidence-1.db")
-    assert codes(home) == [6, 4, 0]
-    assert balance(home) == 1
-
-
-def test_a_damaged_chain_does_not_hide_what_is_known_of_the_one_before(home: Path) -> None:
-    delete(home)
-    Profile.open(home).close()
-    garbage(folder(home) / "chain.db")
-    assert codes(home) == [4, 6]
-
-
 # --------------------------------------------------------------------------- checkpoints
-
-NOW_MS = 1_700_000_000_000
-IGNORED = 3  # people, in the profile with a checkpoint
-
-
-@cache
-def bundle_of(name: str) -> tuple[SigningKey, Bundle]:
-    """A session of somebody else's."""
-    key, keystore = SigningKey.generate(), simulated_room.keystore(name)
-    sek = simulated_room.session_keys("everybody", 0).get_public_key()
-    chain = (keystore.chain_id, keystore.chain_signing_key.public)
-    ours = (keystore.identity, LOBBY, name, key.public[:16], key, 1, sek)
-    return key, Bundle.create(*ours, *chain)
-
-
-def meet(profile: Profile, name: str) -> None:
-    event = Event(EventKind.BUNDLE, bundle_of(name)[1].raw)
-    draft = Draft(BlockType.EVENT, event.serialize(), event.event_id)
-    profile.chain.add_block(draft, NOW_MS)
-
-
-def hear(profile: Profile, name: str, *seqs: int, at_ms: int = NOW_MS) -> None:
-    """Receives messages of somebody, each in its place in his feed."""
-    key, bundle = bundle_of(name)
-    for seq in seqs:
-        zeros = bytes(32)
-        place = (LOBBY.tag, bundle.session_id, seq, zeros, zeros, NOW_MS)
-        entry = Entry(EntryKind.CHAT, *place, b"s" * 16, b"hello %d" % seq)
-        draft = Draft(BlockType.RECEIVED, entry.sign(key).serialize(), entry.entry_id)
-        stay = SideRow(FEEDS_TABLE, LOBBY.tag + bundle.session_id, u64(1))
-        profile.chain.append([draft], at_ms, [stay])
-
-
-def ignore(profile: Profile, number: int) -> None:
-    event = Event(EventKind.IGNORE, bytes((number,)) * 32)
-    profile.chain.add_block(Draft(BlockType.EVENT, event.serialize(), event.event_id), NOW_MS)
-
-
-def edited(home: Path, index: int) -> None:
-    flip(home, "body", index, 20)
 
 
 @pytest.fixture(scope="module")
 def noted_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Evidence with 3 coins; a chain with a checkpoint at block 8 and six blocks behind it."""
-    home = tmp_path_factory.mktemp("noted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Keystore, "generate", lambda: keys("alice"))
-        with Profile.open(home) as profile:
-            say(profile, 0, 1, 2, 3)
-        edited(home, 4)
-        with Profile.open(home) as profile:
-            meet(profile, "bob")
-            hear(profile, "bob", 1, 2, 4)
-            say(profile, 11, 12)
-            ignore(profile, 1)
-            ignore(profile, 2)
-            profile.checkpoint(NOW_MS)
-            assert profile.chain.head().index == 8
-            hear(profile, "bob", 3)
-            meet(profile, "carol")
-            hear(profile, "carol", 2)
-            ignore(profile, 3)
-            say(profile, 13, 14)
-    return home
+    """To be copied."""
+    return talk_and_note(tmp_path_factory.mktemp("noted"))
 
 
 @pytest.fixture
@@ -738,23 +515,6 @@ def noted(noted_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy of it, where so many blocks are too many to be verified at each start."""
     monkeypatch.setattr(chat_profile, "_VERIFIED_AT_ONCE", 1)
     return shutil.copytree(noted_home, tmp_path / "noted")
-
-
-def note_of(home: Path) -> Checkpoint:
-    keystore = Keystore.parse((folder(home) / "keys").read_bytes())
-    chain = Blockchain.open(folder(home) / "chain.db", keystore)
-    found = Checkpoint.read(chain)
-    chain.close()
-    assert found is not None
-    return found
-
-
-def put_note(home: Path, value: bytes) -> None:
-    """As only this program could: under the chain's own key."""
-    keystore = Keystore.parse((folder(home) / "keys").read_bytes())
-    chain = Blockchain.open(folder(home) / "chain.db", keystore)
-    chain.append([], NOW_MS, [SideRow(CHECKPOINT_TABLE, b"", value)])
-    chain.close()
 
 
 def amounts_to(home: Path) -> tuple[Memory, int, str]:
@@ -1217,23 +977,6 @@ def test_another_persons_chain_hands_over_nothing(social: Path, tmp_path: Path) 
         assert profile.chain.side(HEADS_TABLE) == {}
 
 
-def test_a_copy_of_the_chain_in_use_is_not_put_in_its_place(home: Path) -> None:
-    with Profile.open(home) as profile:
-        expected = profile.chain.head()
-    shutil.copy(folder(home) / "chain.db", folder(home) / "chain.new")
-    with Profile.open(home) as profile:
-        assert (profile.finding, profile.chain.head()) == (None, expected)
-    assert codes(home) == [0]
-
-
-def test_a_chain_with_events_of_later_alone_is_in_use_too(tmp_path: Path) -> None:
-    with Profile.open(tmp_path) as profile:
-        ignore(profile, 1)
-    shutil.copy(folder(tmp_path) / "chain.db", folder(tmp_path) / "chain.new")
-    Profile.open(tmp_path).close()
-    assert not (folder(tmp_path) / "evidence-1.db").exists()
-
-
 # --------------------------------------------------------------------------- witnesses
 
 
@@ -1311,21 +1054,6 @@ def test_a_head_that_this_profile_did_not_sign_is_refused(home: Path) -> None:
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Argon2id in no time."""
     monkeypatch.setattr(crypto_utils, "_LEAST_COST", (64, 1, 1))
-
-
-def says(*passphrases: bytes) -> Callable[[bool], bytes]:
-    """Somebody who gives these, one after the other, and no more."""
-    left = list(passphrases)
-
-    def answer(again: bool) -> bytes:
-        assert again == (len(left) < len(passphrases))
-        return left.pop(0)
-
-    return answer
-
-
-def nobody(_again: bool) -> bytes:
-    raise AssertionError("nobody is asked")
 
 
 @pytest.fixture
@@ -1454,17 +1182,6 @@ def test_a_new_chain_stays_behind_the_passphrase(sealed: Path) -> None:
         Profile.open(sealed)
 
 
-def test_what_a_passphrase_does_not_hide_is_verified_without_it_and_says_so(sealed: Path) -> None:
-    (found,) = verify_profile(sealed, deep=True)
-    assert found.exit_code == 0
-    assert "texts and authors were not checked: that needs the passphrase" in found.text
-    tamper(sealed, "DELETE FROM blocks WHERE idx = 3")
-    Profile.open(sealed, passphrase=says(b"open sesame")).close()
-    assert codes(sealed) == [4, 4, 0]
-    edited(sealed, 0)
-    assert codes(sealed) == [4, 4, 4]
-
-
 def test_a_crash_between_chains_is_finished_without_the_passphrase(
     sealed: Path, tmp_path: Path
 ) -> None:
@@ -1497,35 +1214,6 @@ def refuses_to_write(path: Path, _data: bytes) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-# --------------------------------------------------------------------------- deep verification
-
-
-def test_who_wrote_what_is_checked_where_that_is_asked_for(noted: Path, home: Path) -> None:
-    assert codes(home) == [0]
-    (found,) = verify_profile(home)
-    assert "its authors' signatures were not checked" in found.text
-    (found,) = verify_profile(home, deep=True)  # texts that nobody signed
-    assert (found.exit_code, found.text.split(":")[0]) == (4, "BADAUTHOR@1")
-    with Profile.open(noted) as profile:
-        profile.follow("TRUNCATED@15: cut off")
-        meet(profile, "bob")
-        hear(profile, "bob", 1, 2)
-    found = verify_profile(noted, deep=True)[-1]
-    assert found.exit_code == 0
-    assert "not checked" not in found.text
-
-
-def test_progress_is_told_for_each_file_up_to_its_end(noted: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    with Profile.open(noted) as profile:
-        drafts = [Draft(BlockType.CONTROL, b"", bytes(32))] * 2500
-        profile.chain.append(drafts, NOW_MS)
-    verify_profile(noted, deep=True, progress=lambda *done: told.append(done))
-    assert {what for what, _, _ in told} <= {"evidence-1.db", "chain.db", "chain.db, authors"}
-    assert [done for what, done, _ in told if what == "chain.db"][:2] == [1000, 2000]
-    assert all(0 < done <= blocks for _, done, blocks in told)
-
-
 # --------------------------------------------------------------------------- a chain that is gone
 
 
@@ -1546,23 +1234,6 @@ def test_a_chain_that_is_gone_is_said_and_followed_by_one_that_names_it(home: Pa
     with Profile.open(home) as profile:
         assert profile.finding is None
     assert codes(home) == [4, 0]
-
-
-def test_what_sqlite_left_of_a_chain_that_is_gone_does_not_get_into_the_new_one(
-    home: Path, tmp_path: Path
-) -> None:
-    with Profile.open(home) as profile:
-        say(profile, 100)
-        wal = (folder(home) / "chain.db-wal").read_bytes()
-    assert wal
-    (folder(home) / "chain.db").unlink()
-    (folder(home) / "chain.db-wal").write_bytes(wal)
-    for _ in range(2):
-        with Profile.open(home) as profile:
-            assert profile.verdict.index == 1
-            assert profile.chain.verify().ok
-    assert (folder(home) / "evidence-1.db-wal").read_bytes() == wal
-    assert next_evidence(folder(home)).name == "evidence-2.db"
 
 
 # --------------------------------------------------------------------------- nicks and names
@@ -1597,42 +1268,7 @@ def test_a_nick_that_is_a_folder_is_as_none(home: Path) -> None:
             profile.remember_nick("bob")
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "default-2", "A.b_c-9", "-", "x" * 64, "console", "com10", "nul_"]
-)
-def test_a_name_that_can_be_a_folders_is_taken(name: str) -> None:
-    assert check_profile_name(name) == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", ".", "..", ".a", "a.", "a/b", "a\\b", "../x", "a b", "ä", "x" * 65, "a\n", "a\0", "a:b"],
-)
-def test_a_name_that_cannot_be_a_folders_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="a profile's name ") as problem:
-        check_profile_name(name)
-    assert "\n" not in str(problem.value)
-
-
-@pytest.mark.parametrize("name", ["con", "NUL", "aux.txt", "Com1", "lpt9.x.y", "prn"])
-def test_a_name_that_is_a_device_of_windows_is_refused_everywhere(name: str) -> None:
-    with pytest.raises(ValueError, match="no device of Windows"):
-        check_profile_name(name)
-
-
 # --------------------------------------------------------------------------- no room to write
-
-
-def test_a_home_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    for home in (tmp_path / "file", tmp_path / "file" / "home", Path("/proc/nothing/home")):
-        with pytest.raises(ProfileError) as problem:
-            Profile.open(home)
-        assert str(problem.value).startswith(f"{folder(home)} cannot be used (")
-        assert "--home" in str(problem.value)
-        assert "\n" not in str(problem.value)
-        assert "Errno" not in str(problem.value)
-    assert (tmp_path / "file").read_text() == "in the way"
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
@@ -1673,20 +1309,3 @@ def test_a_disk_that_fills_while_the_chain_is_made_is_one_line(
             Profile.open(tmp_path)
     with Profile.open(tmp_path) as profile:
         assert profile.finding is None
-
-
-def test_the_platforms_folder_is_the_default_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/h")
-    for platform, environ, expected in (
-        ("linux", {}, "/h/.local/share/chainroom"),
-        ("linux", {"XDG_DATA_HOME": "/x"}, "/x/chainroom"),
-        ("darwin", {}, "/h/Library/Application Support/chainroom"),
-        ("win32", {"LOCALAPPDATA": "/l"}, "/l/chainroom"),
-        ("win32", {}, "/h/AppData/Local/chainroom"),
-    ):
-        for name in ("XDG_DATA_HOME", "LOCALAPPDATA"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "platform", platform)
-        assert default_home() == Path(expected)
