@@ -742,23 +742,25 @@ def test_who_writes_after_a_memory_has_ended_is_read_from_the_whole_chain(noted:
 @pytest.mark.parametrize("kills", [10, pytest.param(1000, marks=pytest.mark.torture)])
 @pytest.mark.timeout(900)
 def test_a_kill_between_blocks_and_checkpoints_is_never_taken_for_tampering(
-    home: Path, kills: int
+    home: Path, tmp_path: Path, kills: int
 ) -> None:
-    rng = random.Random(kills)
-    highest = 0
+    rng, work, copy = random.Random(kills), tmp_path / "work", tmp_path / "copy"
+    notes = set()
     for kill in range(kills):
-        kill_while_it_writes(home, rng)
-        copy = home.with_name("copy")
-        shutil.copytree(home, copy)
+        if kill % 20 == 0:  # a chain that grows takes ever longer to verify
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.copytree(home, work)
+        kill_while_it_writes(work, rng)
+        shutil.copytree(work, copy)
         assert codes(copy) == [0], kill
         shutil.rmtree(copy)
-        with Profile.open(home) as profile:
+        with Profile.open(work) as profile:
             assert (profile.finding, profile.is_new) == (None, False), kill
-            note = Checkpoint.read(profile.chain)
-            assert note is None or note.head.index <= profile.chain.head().index
-            highest = max(highest, note.head.index if note else 0)
-    assert highest > COINS, "some lived long enough"
-    assert not list(folder(home).glob("evidence-*"))
+            note, head = Checkpoint.read(profile.chain), profile.chain.head()
+            assert note is None or note.head.index <= head.index, kill
+            notes.add(note and note.head)
+        assert not list(folder(work).glob("evidence-*")), kill
+    assert len(notes) > 1, "some lived long enough to note something"
 
 
 def kill_while_it_writes(home: Path, rng: random.Random) -> None:
