@@ -580,16 +580,27 @@ class Blockchain:
         sealed = seal(key, prefixed(side.key) + side.value, side.table.encode() + row)
         self._db.execute("INSERT OR REPLACE INTO side VALUES (?, ?, ?)", (side.table, row, sealed))
 
-    def side(self, name: str) -> dict[bytes, bytes]:
-        """All values of one side table.  Raises StoreUnreadable."""
+    def side(self, name: str, *, what_opens: bool = False) -> dict[bytes, bytes]:
+        """All values of one side table.
+
+        Args:
+            what_opens: leaves out rows that were damaged, where they are StoreUnreadable else.
+
+        Raises:
+            StoreUnreadable.
+        """
         values: dict[bytes, bytes] = {}
         key = self._side_key(name)
         try:
             rows = self._db.execute("SELECT row, sealed FROM side WHERE name = ?", (name,))
             for row, sealed in rows:
-                r = Reader(open_sealed(key, sealed, name.encode() + row))
-                found = r.prefixed()
-                values[found] = r.rest()
+                try:
+                    r = Reader(open_sealed(key, sealed, name.encode() + row))
+                    found = r.prefixed()
+                    values[found] = r.rest()
+                except (CryptoError, WireError, TypeError):
+                    if not what_opens:
+                        raise
         except (*SQLITE_ERRORS, CryptoError, WireError, TypeError) as exc:
             raise StoreUnreadable(f"the side table {name} cannot be read: {exc}") from exc
         return values

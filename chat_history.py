@@ -392,5 +392,5 @@ def _kept_heads(rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 
 def _side(chain: Blockchain, table: str) -> dict[bytes, bytes]:
     with suppress(StoreUnreadable):
-        return chain.side(table)
+        return chain.side(table, what_opens=True)
     return {}

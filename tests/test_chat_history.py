@@ -725,10 +725,14 @@ def test_of_one_persons_heads_as_many_are_handed_over_as_are_held(book: Book) ->
     assert side_of(book)[HEADS_TABLE] == dict(list(rows.items())[3:])
 
 
-def test_a_side_table_that_was_changed_costs_that_table_and_nothing_else(book: Book) -> None:
+def test_a_side_row_that_was_changed_costs_that_row_and_nothing_else(book: Book) -> None:
     ignoring(book, 1)
     remember(book, HEADS_TABLE, *held(1, 1))
-    remember(book, MEMBERS_TABLE, LOBBY.tag + book.bob.fingerprint, u64(NOW_MS) + b"bob")
     change(book, "UPDATE side SET sealed = zeroblob(60) WHERE name = ?", HEADS_TABLE)
-    assert set(side_of(book)) == {MEMBERS_TABLE}
+    change(book, "INSERT INTO side VALUES (?, 'text', 7)", HEADS_TABLE)
+    remember(book, HEADS_TABLE, *held(1, 2))
+    remember(book, MEMBERS_TABLE, LOBBY.tag + book.bob.fingerprint, u64(NOW_MS) + b"bob")
+    tables = side_of(book)
+    assert tables[HEADS_TABLE] == dict([held(1, 2)])
+    assert set(tables) == {HEADS_TABLE, MEMBERS_TABLE}
     assert handed(book) == people(1)
