@@ -82,7 +82,7 @@ def small(alice: Owner, bob: Speaker) -> bytes:
 
 @pytest.mark.parametrize("case", vectors.load(), ids=lambda case: str(case["why"]))
 def test_every_vector_comes_out_as_it_must(case: dict[str, Any]) -> None:
-    found = check_proof(bytes.fromhex(case["file"]))
+    found = check_proof(case["file"])
     assert found.exit_code == case["exit"], found.problem
     if found.exit_code == 0:
         expected = {key: case[key] for key in case.keys() - {"why", "exit", "file"}}
