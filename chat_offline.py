@@ -79,7 +79,15 @@ def _open_to_read(settings: Settings, terminal: Terminal) -> Profile:
 def _history(settings: Settings, terminal: Terminal) -> int:
     with _open_to_read(settings, terminal) as profile:
         code, before = _say_verdict(profile, terminal)
-        for line in history(profile.chain, settings.count, settings.find, before=before):
+        lines = history(profile.chain, settings.count, settings.find, before=before)
+        for name, chain, verdict in profile.earlier_chains():
+            if (left := settings.count - len(lines)) <= 0:
+                break
+            good = None if verdict.ok else verdict.index
+            if found := history(chain, left, settings.find, before=good):
+                text = f"from {name}, a chain that was tampered with, as far as it is whole"
+                lines = [Line(Kind.NOTICE, text), *found, *lines]
+        for line in lines:
             terminal.show(line)
     return code
 

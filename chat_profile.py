@@ -14,8 +14,8 @@ Layout: HOME/profiles/NAME/ (0700) holds, all 0600: `lock`, `keys`, `chain.db`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,6 @@ from typing import IO, Self
 
 from blockchain import (
     Blockchain,
-    BlockType,
     Finding,
     Genesis,
     Head,
@@ -259,26 +258,32 @@ class Profile:
             coins = len(self._coins_before() | self.chain.coins())
             evidence = _sizes(self.path)  # SQLite may have folded something
         else:
-            coins = counted[1] + len(self._coins_between(counted[0], following))
+            coins = counted[1] + len(self.chain.coins(before=following, start=counted[0]))
         self._counted = (following, coins, evidence)
         return coins
-
-    def _coins_between(self, start: int, end: int) -> set[bytes]:
-        blocks = (self.chain.block(index) for index in range(start, end))
-        return {block.entry_id for block in blocks if block and block.type is BlockType.SENT}
 
     def _coins_before(self) -> set[bytes]:
         """Of the chains that are kept as evidence."""
         coins: set[bytes] = set()
-        for path in evidence_files(self.path):
-            with suppress(StoreError):
-                chain = Blockchain.open(path, self.keystore.with_chain(NO_CHAIN))
-                try:
-                    verdict = verify(chain, Checkpoint.read(chain), signatures=False)
-                    coins |= chain.coins(before=verdict.index)
-                finally:
-                    chain.close()
+        for _, chain, verdict in self.earlier_chains():
+            with suppress(StoreUnreadable):
+                coins |= chain.coins(before=verdict.index)
         return coins
+
+    def earlier_chains(self) -> Iterator[tuple[str, Blockchain, Verdict]]:
+        """The chains that were tampered with and are kept as evidence, the newest first: a file's
+        name, the chain, open until the next one is asked for, and what it is found to be now.
+
+        One that cannot be opened is left out; `verify_profile` says so.
+        """
+        for path in reversed(evidence_files(self.path)):
+            try:
+                chain = Blockchain.open(path, self.keystore.with_chain(NO_CHAIN))
+            except StoreError:
+                continue
+            with closing(chain):
+                verdict = verify(chain, Checkpoint.read(chain), signatures=False)
+                yield path.name, chain, verdict
 
     def checkpoint(self, now_ms: int) -> None:
         """Notes what the chain up to its last block amounts to, for the next start.

@@ -154,6 +154,23 @@ def test_history_says_what_was_said_and_by_whom(home: Path, aside: _Aside) -> No
     assert (code, person.said()) == (0, [])
 
 
+def test_history_goes_back_into_a_chain_that_was_tampered_with_as_far_as_that_is_whole(
+    home: Path,
+) -> None:
+    edited(home)
+    with Profile.open(home) as profile:  # a new chain follows
+        kept, chain = [name for name, _, _ in profile.earlier_chains()], profile.chain
+        assert chain.head().index == 0
+    assert kept == ["evidence-1.db"]
+    code, person = commanded(home, "history")
+    assert code == 0
+    (notice,) = person.said(Kind.NOTICE)
+    assert notice == "from evidence-1.db, a chain that was tampered with, as far as it is whole"
+    assert person.said(Kind.MESSAGE) == ["one", "hi\n-- there"]
+    assert commanded(home, "history", "1")[1].said(Kind.MESSAGE) == ["hi\n-- there"]
+    assert commanded(home, "history", "--find", "nowhere")[1].said() == []
+
+
 def test_wallet_says_what_was_mined_and_up_to_which_block(home: Path) -> None:
     code, person = commanded(home, "wallet")
     assert (code, person.said()) == (0, ["2 coins, from the chain up to block 9"])
