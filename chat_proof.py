@@ -16,7 +16,6 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 from blockchain import Block, Blockchain, BlockType, Genesis, Head, StoreUnreadable
 from chat_audit import (
@@ -148,20 +147,24 @@ class _Maker:
         self._disclosed[index] = record
 
     def _choose_evidence(self) -> None:
+        chosen: list[tuple[int, Evidence]] = []  # with the highest block that it says is held
         best: dict[bytes, tuple[int, Evidence]] = {}  # by fingerprint
         for evidence in self._kept():
             reports = [r for r in evidence.feeds if self._authors.is_ours(r.session_id)]
-            tag = evidence.payload.tag
+            index = _witnessed(evidence, reports, self._last.chain_id)
+            tag, who = evidence.payload.tag, evidence.witness.fingerprint
             if any((report.session_id, tag) in self._feeds for report in reports):
-                self._evidence.append(evidence)
-            elif tag == evidence.witness.room_tag:  # whom one spoke to in private stays so
-                index = _witnessed(evidence, reports, self._last.chain_id)
-                if index > best.get(evidence.witness.fingerprint, (-1,))[0]:
-                    best[evidence.witness.fingerprint] = (index, evidence)
-        self._evidence += [evidence for _, evidence in best.values()]
-        people = dict.fromkeys(evidence.witness.fingerprint for evidence in self._evidence)
-        taken = set(islice(people, _MAX_WITNESSES))
-        self._evidence = [e for e in self._evidence if e.witness.fingerprint in taken]
+                chosen.append((index, evidence))
+            # Whom one spoke to in private stays so.
+            elif tag == evidence.witness.room_tag and index > best.get(who, (-1,))[0]:
+                best[who] = (index, evidence)
+        chosen += best.values()
+        highest: dict[bytes, int] = {}  # of each witness
+        for index, evidence in chosen:
+            who = evidence.witness.fingerprint
+            highest[who] = max(index, highest.get(who, -1))
+        taken = set(sorted(highest, key=highest.__getitem__, reverse=True)[:_MAX_WITNESSES])
+        self._evidence = [e for _, e in chosen if e.witness.fingerprint in taken]
         for evidence in self._evidence:
             for report in evidence.feeds:
                 if self._authors.is_ours(report.session_id):

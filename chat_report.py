@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 
 __all__ = ["Message", "Report", "Who", "Witness", "counted", "grouped", "labels"]
 
@@ -89,6 +89,7 @@ class Report:
 # --------------------------------------------------------------------------- in plain words
 
 _MOST_NAMED = 20  # people listed one a line
+_MOST_NAMES = 5  # of one person
 
 
 class _Told:
@@ -131,13 +132,15 @@ class _Told:
 
     def _said(self) -> list[str]:
         messages = self._report.messages
-        counts = Counter(message.author for message in messages)
+        counts = Counter(message.author.fingerprint for message in messages)
         if not counts:
             return ["no message is disclosed"]
-        lines = [f"proven: who wrote these {counted(len(messages), 'message')}, word for word:"]
-        for who, count in counts.most_common(_MOST_NAMED):
-            digits = grouped(who.fingerprint, 4)
-            lines.append(f"  {count} of {self._labels[who]}, fingerprint {digits}")
+        what = "this message" if len(messages) == 1 else f"these {len(messages)} messages"
+        lines = [f"proven: who wrote {what}, word for word:"]
+        names = self._names(message.author for message in messages)
+        for fingerprint, count in counts.most_common(_MOST_NAMED):
+            digits = grouped(fingerprint, 4)
+            lines.append(f"  {count} of {names[fingerprint]}, fingerprint {digits}")
         if len(counts) > _MOST_NAMED:
             more = counted(len(counts) - _MOST_NAMED, "further person", "further people")
             lines.append(f"  the others of {more}")
@@ -145,6 +148,13 @@ class _Told:
             "a name is what a person chose: compare fingerprints with what you know from elsewhere"
         )
         return lines
+
+    def _names(self, people: Iterable[Who]) -> dict[bytes, str]:
+        """What each was called, by fingerprint and in the order of their first names."""
+        called: dict[bytes, list[str]] = {}
+        for who in dict.fromkeys(people):
+            called.setdefault(who.fingerprint, []).append(self._labels[who])
+        return {fingerprint: _listed(names) for fingerprint, names in called.items()}
 
     def _order(self) -> list[str]:
         report = self._report
@@ -155,11 +165,10 @@ class _Told:
             )
         if report.late:
             lines.append(
-                f"{counted(report.late, 'message')} of it came late: by their authors' signatures "
-                f"they are older than some that stand before them"
+                f"{counted(report.late, 'entry', 'entries')} came late: older, as signatures show, "
+                f"than some that stand before"
             )
-        if report.forks:
-            names = ", ".join(self._labels[who] for who in report.forks[:_MOST_NAMED])
+        for names in islice(self._names(report.forks).values(), _MOST_NAMED):
             lines.append(f"two different messages under one number were signed by {names}")
         return lines + self._witnessed()
 
@@ -174,10 +183,18 @@ class _Told:
         highest = max((witness.index for witness in report.witnesses), default=-1)
         if lines:
             lines.insert(0, "proven: what others signed for, each at some time:")
-        if highest >= 0:
+        if highest == 0:
+            lines.append("so block 0 has not changed since then")
+        elif highest > 0:
             lines.append(f"so blocks 0 to {highest}, and their order, have not changed since then")
-        if highest < report.blocks - 1:
-            which = f"blocks {highest + 1} to {report.blocks - 1}" if highest >= 0 else "the blocks"
+        first, last = highest + 1, report.blocks - 1
+        if first == last:
+            lines.append(
+                f"not proven: block {last}: no witness has it, so {owner} could have written it "
+                f"anew"
+            )
+        elif first < last:
+            which = f"blocks {first} to {last}" if first else "the blocks"
             lines.append(
                 f"not proven: the order of {which}: no witness has them, so {owner} could have "
                 f"written them anew"
@@ -188,10 +205,10 @@ class _Told:
         parts = []
         if witness.index >= 0:
             parts.append(f"the head of block {witness.index}")
-        if witness.entries or not parts:
+        if witness.entries:
             parts.append(f"{counted(witness.entries, 'message')} of {self._owner}")
         digits = grouped(witness.who.fingerprint, 4)
-        has = " and ".join(parts)
+        has = " and ".join(parts) or f"no disclosed message of {self._owner}"
         return f"  {self._labels[witness.who]} holds {has}; fingerprint {digits}"
 
     def _not_shown(self) -> list[str]:
@@ -217,6 +234,14 @@ class _Told:
             "never proven: that nobody else used a person's key",
             f"never proven: that two names are two people, nor that no witness helps {owner}",
         ]
+
+
+def _listed(names: list[str]) -> str:
+    """What one person was called."""
+    shown = names[:_MOST_NAMES]
+    if len(names) > _MOST_NAMES:
+        shown.append(counted(len(names) - _MOST_NAMES, "other name"))
+    return ", also ".join(shown)
 
 
 def labels(people: Iterable[Who]) -> dict[Who, str]:

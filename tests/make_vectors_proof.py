@@ -7,7 +7,8 @@ for other people's verifiers, written from docs/CHAIN_FORMAT.md 9.  A case is {"
 "exit": 0, 4 or 6, "file": base64} and, of a good one, "owner" and "witnesses", "messages", the
 counts of 9.4.  People are [nick, fingerprint], witnesses [nick, fingerprint, index, messages],
 messages [index, nick, fingerprint, text or null, is private].  Of the bad ones nearly each breaks
-one rule alone, so that a verifier without that rule is found out.
+one rule alone, so that a verifier without that rule is found out; the limits of 2,048 witnesses and
+of a bundle's length are not among them (a file of 5 MB; no bundle reaches it).
 """
 
 from __future__ import annotations

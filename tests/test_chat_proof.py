@@ -258,7 +258,7 @@ def test_a_witness_covers_the_blocks_up_to_the_one_it_signed_for(
     indices = [(witness.who.nick, witness.index) for witness in found.witnesses]
     assert indices == [("bob", second.index), ("carol", first.index)]
     assert told(found, f"blocks 0 to {second.index}", "not changed")
-    assert told(found, "not proven", f"blocks {second.index + 1} to {found.blocks - 1}")
+    assert told(found, "not proven", f"block {found.blocks - 1}: no witness has it")
 
 
 def test_a_witness_has_the_messages_that_lead_to_the_one_it_names(
@@ -337,7 +337,7 @@ def test_late_messages_are_told_from_what_authors_signed(alice: Owner, bob: Spea
     alice.keeps(RECEIVED, early, bob)
     found = report(alice)
     assert (found.late, [m.text for m in found.messages]) == (1, ["two", "one"])
-    assert told(found, "1 message", "late")
+    assert told(found, "1 entry", "late")
 
 
 def test_an_answer_that_stands_before_what_its_author_had_seen_is_told(
@@ -811,12 +811,15 @@ def test_more_witnesses_than_an_audience_holds_are_neither_read_nor_written(
     alice: Owner, bob: Speaker, carol: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice.says("hello")
-    for witness in (bob, carol):
-        alice.is_acked_by(witness)
+    alice.is_acked_by(bob, 1)
+    alice.is_acked_by(carol, 2)
     data = proof(alice)
     monkeypatch.setattr("chat_proof._MAX_WITNESSES", 1)
     refused(data, "more than 1 witnesses", exit_code=6)
-    assert len(report(alice).witnesses) == 1
+    assert [witness.index for witness in report(alice).witnesses] == [2]
+    alice.says("is it you?")
+    alice.is_acked_by(bob, 3)
+    assert [(w.who.nick, w.index) for w in report(alice).witnesses] == [("bob", 3)]
 
 
 # --------------------------------------------------------------------------- making one

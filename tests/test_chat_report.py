@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from chat_report import Message, Report, Who, Witness
+from chat_report import Message, Report, Who, Witness, grouped
 
 ALICE = Who(hashlib.sha256(b"alice").digest(), "alice")
 BOB = Who(hashlib.sha256(b"bob").digest(), "bob")
@@ -19,7 +19,11 @@ def said(author: Who, index: int = 2) -> Message:
 
 
 def report(
-    *messages: Message, witnesses: tuple[Witness, ...] = (), exit_code: int = 0, **more: int
+    *messages: Message,
+    witnesses: tuple[Witness, ...] = (),
+    forks: tuple[Who, ...] = (),
+    exit_code: int = 0,
+    **more: int,
 ) -> Report:
     fields = {"undisclosed": 0, "erased": 0} | more
     return Report(
@@ -40,6 +44,7 @@ def report(
         erased=fields["erased"],
         late=fields.get("late", 0),
         unseen=fields.get("unseen", 0),
+        forks=forks,
     )
 
 
@@ -57,6 +62,22 @@ def test_every_author_is_listed_with_the_whole_fingerprint() -> None:
     grouped = " ".join(digits[i : i + 4] for i in range(0, 64, 4))
     assert told(found, "3 messages", "word for word")
     assert told(found, f"2 of {NAME}", grouped)
+
+
+def test_a_person_of_several_names_is_listed_once_with_all_of_them() -> None:
+    names = [Who(BOB.fingerprint, nick) for nick in ("bob", "robert")]
+    found = report(*map(said, names), forks=tuple(names))
+    digits = NAME.partition("#")[2]
+    both = f"{NAME}, also robert#{digits}"
+    assert [line for line in found.lines() if " of bob" in line or " of robert" in line] == [
+        f"  2 of {both}, fingerprint {grouped(BOB.fingerprint, 4)}"
+    ]
+    assert [line for line in found.lines() if "under one number" in line] == [
+        f"two different messages under one number were signed by {both}"
+    ]
+    many = report(*(said(Who(BOB.fingerprint, f"n{i}")) for i in range(100)))
+    assert told(many, "100 of n0#", "also 95 other names, fingerprint")
+    assert max(map(len, many.lines())) < 200
 
 
 def test_two_people_of_one_name_are_told_apart() -> None:
@@ -81,12 +102,23 @@ def test_what_no_witness_has_is_named() -> None:
     assert told(found, "not proven", "blocks 7 to 9")
     whole = report(said(BOB), witnesses=(Witness(BOB, 9, 0),))
     assert not told(whole, "not proven")
+    assert told(whole, f"{NAME} holds the head of block 9; fingerprint")
+
+
+def test_one_block_is_not_called_several() -> None:
+    found = report(said(BOB), witnesses=(Witness(BOB, 8, 0),))
+    assert told(found, "not proven: block 9: no witness has it")
+    found = report(said(BOB), witnesses=(Witness(BOB, 0, 0),))
+    assert told(found, "so block 0 has not changed since then")
+    assert told(report(said(BOB)), "who wrote this message, word for word")
 
 
 def test_a_witness_of_messages_alone_says_nothing_of_the_chain() -> None:
     found = report(said(BOB), witnesses=(Witness(BOB, -1, 1),))
     assert told(found, f"{NAME} holds 1 message of alice#")
     assert not told(found, "not changed since")
+    found = report(said(BOB), witnesses=(Witness(BOB, -1, 0),))
+    assert told(found, f"{NAME} holds no disclosed message of alice#")
 
 
 def test_what_is_not_in_it_is_counted() -> None:
@@ -94,8 +126,9 @@ def test_what_is_not_in_it_is_counted() -> None:
     assert told(found, "not disclosed: 1 entry")
     assert told(found, "erased by alice#", "2 texts")
     assert told(found, "3 entries that authors numbered")
-    assert told(found, "1 message", "came late")
+    assert told(found, "1 entry came late")
     assert not told(report(said(BOB)), "not disclosed")
+    assert told(report(said(BOB), late=2), "2 entries came late")
 
 
 def test_what_no_proof_can_show_is_always_said() -> None:
