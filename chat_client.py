@@ -25,6 +25,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType as StackFrame
 from types import TracebackType
@@ -187,11 +188,10 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
         sek = maker.submit(EncryptionManager)  # made while the person answers
         with signals.waiting():
             passphrase = asker(settings.passphrase_file)
+            first = partial(passphrase, False) if settings.passphrase_file is not None else None
             profile = stack.enter_context(
-                Profile.open(settings.home, settings.profile, passphrase=passphrase)
+                Profile.open(settings.home, settings.profile, passphrase=passphrase, first=first)
             )
-            if profile.is_new and settings.passphrase_file is not None:
-                profile.set_passphrase(passphrase(False))
             room = RoomSecret.open_room(settings.room)
             memory, balance = profile.recall(room), profile.balance()
         _say_profile(terminal, profile, settings)

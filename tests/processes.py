@@ -27,6 +27,7 @@ from typing import IO, Self
 
 import pyte
 
+from blockchain import Head
 from chat_effects import Effect, Show, Transmit
 from chat_engine import now
 from chat_session import Session
@@ -182,6 +183,14 @@ class Client(Process):
         """Waits until it was told that `name` is in the room."""
         self.err.wait_for(rf"{name}#\w+ joined|in the room: .*{name}#")
 
+    def asks(self, command: str, answer: str) -> None:
+        """Types a command until what it leads to, on standard error, matches."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not re.search(answer, self.err.text, re.MULTILINE):
+            assert time.monotonic() < deadline, self.err.text
+            self.types(command)
+            time.sleep(0.1)  # what it waits for is no line of its own
+
     def leaves(self) -> int:
         """Ends its input and waits for its end."""
         self.ends_input()
@@ -335,10 +344,10 @@ class Wire:
 class Insider:
     """A member in this process, whose every key the test can get at: a session on a socket."""
 
-    def __init__(self, port: int, name: str) -> None:
+    def __init__(self, port: int, name: str, keystore: Keystore | None = None) -> None:
         room = RoomSecret.open_room("lobby")
-        keystore = Keystore.generate().with_chain(bytes(15) + b"\1")
-        self.session = Session(keystore, room, name, EncryptionManager(), now())
+        self.keystore = keystore or Keystore.generate().with_chain(bytes(15) + b"\1")
+        self.session = Session(self.keystore, room, name, EncryptionManager(), now())
         self.messages: list[str] = []
         self._sock = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
         self._decoder = FrameDecoder(MAX_FRAME_BYTES)
@@ -348,6 +357,15 @@ class Insider:
     def shows(self, text: str) -> None:
         """Reads from the relay until this message was shown."""
         self._until(lambda: text in self.messages)
+
+    def types(self, line: str) -> None:
+        """Says it, or does it."""
+        self._perform(self.session.typed(line, now()))
+
+    def acks(self, head: Head, in_s: float = 0.0) -> None:
+        """Sends the ack that is due, at a time that is still to come, with that head."""
+        moment = now()
+        self._perform(self.session.tick(moment._replace(s=moment.s + in_s), head))
 
     def reads(self, frames: list[Frame]) -> None:
         """Takes frames as if the relay had sent them."""

@@ -454,7 +454,7 @@ def test_who_names_a_passphrase_for_a_profile_without_one_is_told(
     assert person.lines[0].kind is Kind.ALERT
 
 
-def test_a_new_profile_whose_passphrase_cannot_be_read_is_not_chatted_with(
+def test_where_the_passphrase_of_a_new_profile_cannot_be_read_no_keys_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_there: None
 ) -> None:
     flags = ("--server", "h", "--passphrase-file", str(tmp_path / "nowhere"))
@@ -462,9 +462,7 @@ def test_a_new_profile_whose_passphrase_cannot_be_read_is_not_chatted_with(
     assert chats(monkeypatch, person, tmp_path / "home", *flags) == 6
     (error,) = person.said()
     assert error.startswith(f"{tmp_path / 'nowhere'} cannot be read")
-    person = Person()
-    chats(monkeypatch, person, tmp_path / "home", *flags)
-    assert person.said(Kind.ALERT), "it has none since, which is said"
+    assert not (tmp_path / "home" / "profiles" / "default" / "keys").exists()
 
 
 # --------------------------------------------------------------------------- nicks

@@ -8,17 +8,22 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from processes import Client, Insider, Process, Relay, Terminal, Wire, environment, run
 
+from blockchain import Head
+from chat_checkpoint import CHECKPOINT_TABLE
 from chat_history import history
 from chat_messages import Message, PayloadKind
-from chat_profile import Profile, verify_profile
-from chat_wire import Error, ErrorCode, Frame, FrameDecoder, FrameType, Hello
-from crypto_utils import MAX_SKIP, BadCiphertext, KeyUsed, open_sealed
+from chat_profile import Profile
+from chat_verification import verify_profile
+from chat_wire import Error, ErrorCode, Frame, FrameDecoder, FrameType, Hello, Join, Label, u64
+from crypto_utils import MAX_SKIP, BadCiphertext, Keystore, KeyUsed, open_sealed
 
 # What a member gets to see once it is in the room.
 MEMBERS_FRAMES = {FrameType.BROADCAST, FrameType.DIRECT, FrameType.ADD, FrameType.DEL}
@@ -474,6 +479,219 @@ def test_profile_in_use_is_exit_6_for_subcommands(relay: Relay, tmp_path: Path) 
             assert "in use" in done.stderr
 
 
+# ----------------------------------------------------------------- what others can tell
+
+
+@dataclass
+class Acquainted:
+    """Alice, bob and carol have talked.  Bob is in the room still."""
+
+    relay: Relay
+    bob: Client
+    homes: dict[str, Path]
+    earlier: Path  # alice's home before most of what she said
+
+
+def alice_of(relay: Relay, home: Path) -> Client:
+    """She waits for the relay's receipts, and hardly for anybody else's."""
+    return Client(relay.port, home, "alice", "--linger", "0.3")
+
+
+@pytest.fixture(scope="module")
+def acquainted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acquainted]:
+    path = tmp_path_factory.mktemp("acquainted")
+    homes = {name: path / name for name in ("alice", "bob", "carol")}
+    with Relay() as relay, Client(relay.port, homes["bob"], "bob") as bob:
+        with Client(relay.port, homes["carol"], "carol", "--linger", "0.3") as carol:
+            bob.joined()
+            carol.joined()
+            with alice_of(relay, homes["alice"]).joined() as alice:
+                alice.types("first")
+                bob.shows(r"alice#\w{4}: first")
+                shutil.copytree(homes["alice"], path / "earlier")  # as a backup, while it is used
+                alice.types("second", "third")
+                bob.shows(r"alice#\w{4}: third")
+                bob.types("a reply")
+                alice.shows(r"bob#\w{4}: a reply")
+                alice.asks("/status", "your last message: delivered to 2 of 2$")
+                alice.types("/chain")
+                alice.err.wait_for(r"^-- your signed head is held by bob#\w{4} that of block \d+")
+                assert alice.leaves() == 0
+            carol.err.wait_for(r"^-- alice#\w{4} left$")
+            assert carol.leaves() == 0
+        yield Acquainted(relay, bob, homes, path / "earlier")
+
+
+CUT = r"^!! HISTORY TAMPERED: TRUNCATED@4: the last blocks were cut off: .*, and {} holds block \d+"
+
+
+def test_an_older_copy_that_is_put_back_is_found_and_the_chat_goes_on_on_a_new_chain(
+    acquainted: Acquainted, tmp_path: Path
+) -> None:
+    home = shutil.copytree(acquainted.earlier, tmp_path / "alice")
+    with alice_of(acquainted.relay, home) as alice:
+        alice.err.wait_for(CUT.format(r"bob#\w{4}"))
+        alice.err.wait_for(r"^!! .*kept as evidence-1\.db, a new chain follows$")
+        alice.out.wait_for("Connected!", 2)
+        alice.types("fourth")
+        acquainted.bob.shows(r"alice#\w{4}: fourth")
+        assert alice.leaves() == 0
+        assert alice.err.text.count("HISTORY TAMPERED") == 1
+    done = run(home, "verify")
+    assert done.returncode == 4
+    assert "!! HISTORY TAMPERED: an earlier chain: TRUNCATED@4" in done.stderr
+    assert "evidence-1.db" in done.stdout, "which is readable still"
+
+
+def test_an_older_copy_is_found_after_everybody_and_the_relay_started_anew(
+    acquainted: Acquainted, relay: Relay, tmp_path: Path
+) -> None:
+    home = shutil.copytree(acquainted.earlier, tmp_path / "alice")
+    with (
+        Client(relay.port, acquainted.homes["carol"], "carol") as carol,
+        alice_of(relay, home) as alice,
+    ):
+        alice.err.wait_for(CUT.format(r"carol#\w{4}"))
+        alice.out.wait_for("Connected!", 2)
+        alice.types("fourth")
+        carol.shows(r"alice#\w{4}: fourth")
+        assert alice.leaves() == 0
+
+
+def test_an_end_that_was_cut_off_is_found_offline_by_an_own_note_and_by_what_a_witness_signed(
+    acquainted: Acquainted, tmp_path: Path
+) -> None:
+    home = shutil.copytree(acquainted.homes["alice"], tmp_path / "alice")
+    _tampered(home, "DELETE FROM blocks WHERE idx >= 4")
+    done = run(home, "verify")
+    assert done.returncode == 4, done
+    assert re.search(CUT.format("this profile's own note"), done.stderr)
+    _tampered(home, "DELETE FROM side WHERE name = ?", CHECKPOINT_TABLE)
+    done = run(home, "verify")
+    assert done.returncode == 4, done
+    assert re.search(CUT.format(r"(bob|carol)#\w{4}"), done.stderr)
+
+
+def test_a_proof_convinces_somebody_without_a_profile_and_a_changed_one_nobody(
+    acquainted: Acquainted, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("whole", "edited", "cut")]
+    made = run(acquainted.homes["alice"], "export", "--format", "proof", str(paths[0]))
+    assert made.returncode == 0, made
+    data = paths[0].read_bytes()
+    at = data.index(b"second")
+    paths[1].write_bytes(data[:at] + b"S" + data[at + 1 :])
+    paths[2].write_bytes(data[:-1])
+    elsewhere = tmp_path / "nobody"
+    with ThreadPoolExecutor() as pool:
+        whole, edited, cut = pool.map(lambda path: run(elsewhere, "verify", str(path)), paths)
+    assert whole.returncode == 0, whole
+    for line in (
+        r"history of alice#\w{4}, fingerprint (\w{4} ?){16}$",
+        r"  3 of alice#\w{4}",
+        r"  1 of bob#\w{4}",
+        r"  bob#\w{4} holds .* of alice#\w{4}; fingerprint ",
+    ):
+        assert re.search(f"^{line}", whole.stdout, re.MULTILINE), whole.stdout
+    assert edited.returncode == 4, edited
+    assert "!! HISTORY TAMPERED: the file was changed" in edited.stderr
+    assert cut.returncode == 6, cut
+    assert "chainroom: this file cannot be read" in cut.stderr
+    assert edited.stdout == cut.stdout == ""
+    assert not elsewhere.exists()
+
+
+def test_what_a_person_asks_about_the_chain_is_answered_in_the_chat(
+    acquainted: Acquainted, talked: Path, tmp_path: Path
+) -> None:
+    home, file = shutil.copytree(talked, tmp_path / "home"), tmp_path / "talk.html"
+    with Client(acquainted.relay.port, home, "erin").joined() as erin:
+        erin.types("/find LINE 7")
+        found = erin.out.wait_for(r"^\[\d+\] \w+#\w{4}: line 7$")
+        block = found[1 : found.index("]")]
+        erin.types(f"/chain {block}", f"/export {file}")
+        erin.types(f"/forget {block}", f"/forget {block} yes")
+        erin.err.wait_for(rf"-- block {block}: sent, appended ")
+        erin.err.wait_for(r"^-- text: line 7$")
+        erin.err.wait_for(rf"^-- your history is in {file}: \d+ bytes, readable by you alone$")
+        erin.err.wait_for(rf"^-- /forget {block} yes: the text of block {block} is erased here")
+        erin.err.wait_for(rf"^-- the text of block {block} is erased here; block \d+ says so$")
+        erin.types("/find line 7", "/wallet", "/chain", "/chain 999", "/forget 0 yes", "/export")
+        erin.err.wait_for(r"^-- no message of your chain holds line 7$")
+        erin.err.wait_for(r"^-- 10 coins, from your chain up to block \d+$")
+        erin.err.wait_for(r"^-- \d+ blocks since .* in .*chain\.db$")
+        erin.err.wait_for(r"^-- OK: \d+ blocks, each as it was written; 1 text was erased")
+        erin.err.wait_for(r"^chainroom: there is no block 999: your chain ends at \d+$")
+        erin.err.wait_for(r"^chainroom: block 0 .*")
+        erin.err.wait_for(r"^chainroom: say it like this: /export FILE\.html")
+        assert erin.leaves() == 0
+    assert b"line 7" in file.read_bytes()
+    assert b"line 7" not in b"".join(path.read_bytes() for path in chain_of(home).parent.iterdir())
+
+
+def test_behind_a_passphrase_a_profile_opens_with_it_alone(
+    acquainted: Acquainted, talked: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(talked, tmp_path / "home")
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    for path in (right, wrong):
+        path.write_text(f"three {path.name} words\n")
+        path.chmod(0o600)
+    port = acquainted.relay.port
+    unprotected = run(home, "wallet", "--passphrase-file", str(right))
+    assert "!! this profile has no passphrase: chainroom passphrase sets one" in unprotected.stderr
+    done = run(home, "passphrase", "--new-file", str(right))
+    assert done.returncode == 0, done
+    assert "-- passphrase set: nobody can read" in done.stderr
+    flags = ("--passphrase-file", str(right))
+    with Client(port, home, "dave", *flags, "--linger", "0.3").joined() as dave:
+        dave.types("behind a passphrase")
+        acquainted.bob.shows(r"dave#\w{4}: behind a passphrase")
+        assert dave.leaves() == 0
+    server = ("--server", "127.0.0.1", "--port", str(port))
+    for given, hint in (
+        ((), "name a file that holds it with --passphrase-file"),
+        (("--passphrase-file", str(wrong)), "is not this profile's"),
+    ):
+        refused = run(home, *server, *given, stdin="never sent\n")
+        assert refused.returncode == 6
+        assert re.fullmatch(rf"chainroom: .*{hint}\n", refused.stderr)
+        assert refused.stdout == ""
+    partly = run(home, "verify")
+    assert partly.returncode == 0
+    assert "texts and authors were not checked: that needs the passphrase" in partly.stdout
+
+
+def test_a_member_who_lies_or_is_no_other_than_oneself_is_said(
+    acquainted: Acquainted, tmp_path: Path
+) -> None:
+    port, bob = acquainted.relay.port, acquainted.bob
+    with Insider(port, "mallory") as mallory:
+
+        def head(of: bytes) -> Head:
+            place = mallory.keystore.chain_id + u64(5) + of
+            key = mallory.keystore.chain_signing_key
+            return Head(place[:16], 5, of, key.sign(Label.BLOCK_SIG, place))
+
+        mallory.acks(head(b"a" * 32))
+        mallory.types("one thing")
+        bob.shows(r"mallory#\w{4}: one thing")
+        mallory.session._room_conversation.ours.ids[-1] = bytes(32)
+        mallory.types("another")
+        bob.err.wait_for(r"^!! mallory#\w{4} contradicts what mallory#\w{4} said before; not shown")
+        mallory.acks(head(b"b" * 32), in_s=10.0)
+        bob.err.wait_for(r"^!! mallory#\w{4}'s chain was rewritten: mallory#\w{4} signed two .* 5;")
+        assert "another" not in bob.out.text
+        room_tag, bundle = mallory.session._our.room_tag, mallory.session._our.raw
+    join = Join(room_tag, b"nobody's session", bytes(32), bundle)
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(join.serialize())
+        bob.err.wait_for("^!! refused a member whose bundle does not hold: the bundle is of an")
+    keys = Keystore.parse((chain_of(acquainted.homes["bob"]).parent / "keys").read_bytes())
+    with Insider(port, "bob", keys):
+        bob.err.wait_for("^!! your own identity joined from elsewhere: somebody uses a copy")
+
+
 # ----------------------------------------------------------------- many
 
 
@@ -498,22 +716,27 @@ def test_every_line_of_a_long_pipe_arrives_in_order(
 
 
 def test_relay_that_talks_nonsense_is_one_line_and_exit_3(tmp_path: Path) -> None:
+    no_relay = "!! connection lost: what answers there is no relay: "
     answers = [
-        b"\xff" * 100,
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        Hello(2, 3, bytes(32), False).serialize(),
-        Error(ErrorCode.ROOM_FULL, "this room is full\x1b[2J").serialize(),
-        b"",
+        (b"\xff" * 100, no_relay),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", no_relay),
+        (Hello(2, 3, bytes(32), False).serialize(), "!! the relay broke the protocol: "),
+        (
+            Error(ErrorCode.ROOM_FULL, "this room is full\x1b[2J").serialize(),
+            "chainroom: the relay closed the connection: this room is full",
+        ),
+        (b"", "!! connection lost: the relay closed the connection"),
     ]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(20)
         port = listener.getsockname()[1]
-        for answer in answers:
+        for answer, line in answers:
             with Client(port, tmp_path, "alice") as client:
                 connection, _ = listener.accept()
                 connection.sendall(answer)
                 connection.close()
                 assert client.exit_code() == 3
+                client.err.wait_for(f"^{re.escape(line)}")
                 assert "\x1b" not in client.err.text
 
 
