@@ -522,9 +522,9 @@ class Person(Child):
         return rows
 
     def until(self, seen: Callable[[list[str]], bool]) -> list[str]:
-        """Look at the screen until it is as expected."""
+        """Look at the screen until it is as expected; it is empty while it is drawn anew."""
         deadline = time.monotonic() + DEADLINE_S
-        while not seen(self.rows()):
+        while not (self.rows() and seen(self.rows())):
             ready, _, _ = select.select(
                 [self.master], [], [], max(0.0, deadline - time.monotonic())
             )
