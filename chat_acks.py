@@ -65,6 +65,8 @@ class Conversation:
     _is_ack_due: bool = False
     _next_ack_s: float = 0.0
     _advanced: set[bytes] = field(default_factory=set)  # session_ids whose feed we owe a report
+    # Whose feed grew, and no head came since that covers it.
+    _uncovered: set[bytes] = field(default_factory=set)
 
     @property
     def tag(self) -> bytes:
@@ -115,7 +117,18 @@ class Conversation:
         """That session's feed grew on our chain; without one: our own, or the roster changed."""
         if session_id:
             self._advanced.add(session_id)
+            self._uncovered.add(session_id)
         self._is_ack_due = True
+
+    def covered(self, session_id: bytes) -> None:
+        """A newer head of that author came: once for what it wrote, we say that we hold it.
+
+        A head that grew by what others wrote causes no ack, or acks would never end.
+        """
+        if session_id in self._uncovered:
+            self._uncovered.remove(session_id)
+            self._advanced.add(session_id)
+            self._is_ack_due = True
 
     def owe_at_once(self, now_s: float) -> None:
         """We came: an ack that waits for nothing."""
@@ -154,6 +167,7 @@ class Conversation:
                 break
             reports.append(report)
         self._advanced = advanced.keys() - {report.session_id for report in reports}
+        self._uncovered = {s for s in self._uncovered if (self.tag, s) in feeds}  # bounded as these
         self._is_ack_due = bool(self._advanced)
         self._ack_number += 1
         self._next_ack_s = now_s + interval_s
@@ -187,7 +201,9 @@ class Acks:
 
     def joined(self, bundle: Bundle, now_s: float) -> None:
         """A member came, or was there when we came: it is owed what we hold of its person."""
-        if heads := self._heads.of(bundle.fingerprint):
+        heads = self._heads.of(bundle.fingerprint)
+        heads.sort(key=lambda head: head.chain_id != bundle.chain_id)  # the present chain's first
+        if heads:
             due_s = now_s + _interval_s(self._members, 0.0, 1.0)
             self._owed[bundle.session_id] = _Owed(due_s, heads)
 
@@ -237,9 +253,12 @@ class Acks:
         except BadSignature as exc:
             raise Dropped("head of another chain") from exc
         feed.ack_number = ack.number
-        effects = self._take_head(ack.head, author, now.ms)
+        taken = self._heads.take(author.fingerprint, ack.head, now.ms)
+        effects = self._conflict(ack.head, author) if taken is Taken.CONFLICT else []
         if conversation is None:
             return effects
+        if taken is Taken.NEWER:
+            conversation.covered(ack.session_id)
         if conversation.peer is None:
             self._roster.saw_digest(ack.session_id, ack.digest, now.s)
         reports = [r for r in ack.feeds if r.session_id == self._session_id]
@@ -251,9 +270,7 @@ class Acks:
             self._witnesses.take_ack(ack, author)
         return effects
 
-    def _take_head(self, head: Head, author: Bundle, now_ms: int) -> Effects:
-        if self._heads.take(author.fingerprint, head, now_ms) is not Taken.CONFLICT:
-            return []
+    def _conflict(self, head: Head, author: Bundle) -> Effects:
         if author.session_id in self._said_rewritten:
             return []
         self._said_rewritten.add(author.session_id)

@@ -129,6 +129,37 @@ def test_head_comes_with_private_messages_to_the_one_they_are_for(
     assert held(carol, "alice") == before
 
 
+def test_what_was_said_last_is_soon_under_a_head_that_all_say_they_hold(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """Without it the last words of every talk had no witness."""
+    carol = room.join("carol")
+    room.passes(5)
+    for member in (alice, bob, carol, alice):
+        member.types("hello")
+        room.passes(10)
+    last = alice.head().index
+    assert dict(alice.session.holders()) == {
+        bob.session.our_name: last,
+        carol.session.our_name: last,
+    }
+    alice.types("/msg bob psst")
+    room.passes(10)
+    assert dict(alice.session.holders())[bob.session.our_name] == alice.head().index
+
+
+def test_each_message_causes_two_acks_of_each_listener_and_then_there_is_silence(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """One says that it is there, the other that its author's chain with it is."""
+    room.passes(10)
+    before = [len(m.payloads(Ack)) for m in (alice, bob)]
+    alice.types("hello")
+    room.passes(60)
+    after = [len(m.payloads(Ack)) for m in (alice, bob)]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 2]
+
+
 def test_quiet_room_stays_silent_whatever_heads_do(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
@@ -627,7 +658,8 @@ def test_any_byte_of_an_ack_or_a_witness_changed_and_nothing_is_learned(
     room.passes(5)
     known, kept = held(bob, "alice"), acks_kept(bob)
     entry = bob.entries[-1]
-    receipt = FeedReport(bob.session_id, entry.seq, entry.entry_id)
+    head = bob.head()
+    receipt = FeedReport(bob.session_id, entry.seq, entry.entry_id, (), head.index, head.hash)
     ack = ack_of(alice, signed_head("alice", 99, b"x" * 32), receipt)
     witness = witness_of(alice, bob, signed_head("bob", 99, b"x" * 32))
     for good in (ack, witness):

@@ -577,8 +577,8 @@ def test_private_message_is_confirmed_in_private(
     room.passes(5)
     assert alice.session.unsent() == 0
     acks = [a for a in bob.payloads(Ack) if a.tag == tag_of(alice, bob)]
-    assert len(acks) == 1
-    assert acks[0].digest == bytes(32)
+    assert len(acks) == 2  # the second says that the author's chain with it is held too
+    assert {ack.digest for ack in acks} == {bytes(32)}
     private = [a for a in alice.payloads(Ack) if a.tag != LOBBY.tag]
     assert [a.feeds for a in private] == [()]  # nothing to confirm: it is for the head
     assert private[0].head.index == len(alice.chain)
@@ -1471,7 +1471,7 @@ def test_ack_goes_out_only_after_its_append_and_its_head_covers_what_it_names(
         assert room_acks(bob)[-1].feeds == () or word != "one"
         room.passes(3)
     reported = [a for a in room_acks(bob) if a.feeds]
-    assert len(reported) == 3
+    assert len(reported) >= 3
     ids = [d.entry_id for d in bob.chain]
     for ack in reported:
         (report,) = ack.feeds
