@@ -248,7 +248,7 @@ def export(
         peer: a name; messages of that person, and ours to that person alone, are in it.  "": all.
 
     Raises:
-        Unanswered: nobody, or more than one person, has that name.
+        Unanswered: nobody, or more than one person, has that name; or it would prove nothing.
         StoreUnreadable: a block cannot be read.
     """
     is_wanted = _with(chain, peer) if peer else (lambda _entry: True)
@@ -258,9 +258,11 @@ def export(
         nick=nick,
         only=lambda block, signed: first <= block.index <= last and is_wanted(signed),
     )
+    report = check_proof(proof, signatures=False)  # of the blocks, which we just read
+    if report.problem:
+        raise Unanswered(f"nothing was exported: {report.problem}")
     if format == "proof":
         return proof
-    report = check_proof(proof, signatures=False)  # of the blocks, which we just read
     return {"txt": as_text, "jsonl": as_jsonl, "html": as_html}[format](report).encode()
 
 

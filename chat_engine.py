@@ -110,6 +110,7 @@ class Engine:
         self._inbox = inbox
         self._renew = renew
         self._link: Link | None = None
+        self._is_rejoining = False  # typed lines wait until the room has us again
         # Of the whole chain; None: it is checked on.  What a start looked at is checked already.
         self._verdict = profile.verdict if profile.checked_from == 0 else None
         self._checking = self._chain.verification(slice_blocks=_SLICE_BLOCKS)
@@ -165,6 +166,8 @@ class Engine:
             self._perform(self._session.connected())
             while not self.over.is_set():
                 self._turn()
+            if self._finding is not None:
+                self._follow(self._finding)
             self._checkpoint()
         except (StoreFailed, ProfileError) as exc:
             self._fail(f"your chain cannot be written, so nothing more is sent or shown: {exc}")
@@ -207,7 +210,8 @@ class Engine:
         if not self.over.is_set():
             self._perform(self._session.tick(now(), self._chain.head()))
         self._check_on()
-        if self._finding is not None:
+        # A session that is leaving still writes to the chain that it began on.
+        if self._finding is not None and not (self._session.leaving or self.over.is_set()):
             self._follow(self._finding)
         if self._session.leaving:
             self.leaving.set()
@@ -218,7 +222,7 @@ class Engine:
     def _take_lines(self) -> list[_Typed]:
         taken: list[_Typed] = []
         effects: list[Effect] = []
-        while len(taken) < _MOST_LINES and not self._is_congested() and not self._session.leaving:
+        while len(taken) < _MOST_LINES and not self._must_wait() and not self._session.leaving:
             try:
                 typed = self._lines.get_nowait()
             except queue.Empty:
@@ -234,8 +238,9 @@ class Engine:
         self._perform(effects)
         return taken
 
-    def _is_congested(self) -> bool:
-        return self._link is not None and self._link.waiting_bytes > MAX_OUT_BYTES
+    def _must_wait(self) -> bool:
+        is_congested = self._link is not None and self._link.waiting_bytes > MAX_OUT_BYTES
+        return is_congested or self._is_rejoining
 
     # ----------------------------------------------------------------- effects
 
@@ -267,6 +272,7 @@ class Engine:
                 self._key_maker.start()
             case Ready():
                 self.ready.set()
+                self._is_rejoining = False
             case Query(name, argument):
                 self._answer(name, argument)
             case Witnessed(head, name, _):
@@ -283,6 +289,7 @@ class Engine:
                 pass  # done before
 
     def _close(self, exit_code: int) -> None:
+        self._is_rejoining = False
         if self._link is not None:
             self._link.close()
         if not (self.ready.is_set() or self.over.is_set()):
@@ -315,18 +322,18 @@ class Engine:
             return
         self._show(Kind.ALERT, f"HISTORY TAMPERED: {finding}: {finding.sentence}")
         nameless = replace(finding, who="")  # what a genesis says is in clear, for everybody
-        self._profile.follow(f"{nameless}: {nameless.sentence}")
-        self._show(Kind.ALERT, f"{self._profile.finding}")
+        kept = self._profile.follow(f"{nameless}: {nameless.sentence}")
+        self._show(Kind.NOTICE, f"that chain is kept as {kept}; you go on with a new one")
         self._chain, self._verdict = self._profile.chain, self._profile.verdict
         self._wallet = CryptoWallet(self._profile.balance())
-        if self._session.leaving or self.over.is_set():
+        if self.over.is_set():
             return
         self._drain()
         self._session, link = self._renew()
         if isinstance(link, str):
             self._perform([*self._session.disconnected(link, now()), Close(3)])
         else:
-            self._link = link
+            self._link, self._is_rejoining = link, True
             self._perform(self._session.connected())
 
     def _drain(self) -> None:

@@ -16,14 +16,16 @@ from pathlib import Path
 from blockchain import StoreError, Verdict
 from chat_answers import Unanswered, coins, export, write_new
 from chat_audit import audit
+from chat_blocks import HEADER_BYTES
 from chat_effects import number
 from chat_history import history
-from chat_passphrase import PassphraseError, ask_new, asker, notices
+from chat_passphrase import PassphraseError, ask_new, asker, is_person_there, notices
 from chat_profile import Profile, ProfileError
 from chat_proof import check_proof
 from chat_settings import Settings
 from chat_terminal import Kind, Line, Terminal
 from chat_verification import verify_profile
+from crypto_utils import SIGNATURE_BYTES
 
 __all__ = ["run_command", "warn_if_unprotected"]
 
@@ -150,9 +152,7 @@ def _verify(settings: Settings, terminal: Terminal) -> int:
         return answer(again)
 
     # Where nobody can give it, what can be checked without it is, and the rest is said not to be.
-    can_be_given = settings.passphrase_file is not None or (
-        sys.stdin is not None and sys.stdin.isatty()
-    )
+    can_be_given = settings.passphrase_file is not None or is_person_there()
     found = verify_profile(
         settings.home,
         settings.profile,
@@ -173,7 +173,10 @@ def _verify_file(settings: Settings, terminal: Terminal) -> int:
         data = _read(settings.file)
     except OSError as exc:
         raise Unanswered(f"{settings.file} cannot be read: {exc.strerror or exc}") from exc
-    report = check_proof(data)
+    progress = _Progress(terminal)
+    name, most = settings.file.name, len(data) // (HEADER_BYTES + SIGNATURE_BYTES)
+    report = check_proof(data, progress=lambda done: progress(name, done, most))
+    terminal.progress("")
     if report.problem:
         return _say(terminal, report.exit_code, report.problem)
     for line in report.lines():

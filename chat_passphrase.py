@@ -21,7 +21,14 @@ from pathlib import Path
 
 from crypto_utils import MAX_PASSPHRASE_BYTES
 
-__all__ = ["PassphraseError", "ask_new", "asker", "notices", "read_secret"]
+__all__ = [
+    "PassphraseError",
+    "ask_new",
+    "asker",
+    "is_person_there",
+    "notices",
+    "read_secret",
+]
 
 _TRIES = 3  # how often a person at a terminal is asked
 
@@ -76,7 +83,7 @@ def asker(path: Path | None) -> Callable[[bool], bytes]:
             if again:
                 raise PassphraseError(f"the passphrase in {path} is not this profile's")
             return _read(path)
-        if not _is_person_there():
+        if not is_person_there():
             raise PassphraseError(
                 "this profile has a passphrase, and nobody can be asked here: "
                 "name a file that holds it with --passphrase-file"
@@ -100,7 +107,7 @@ def ask_new(path: Path | None) -> bytes:
     """
     if path is not None:
         return _read(path)
-    if not _is_person_there():
+    if not is_person_there():
         raise PassphraseError(
             "nobody can be asked for a new passphrase here: name a file that holds it "
             "with --new-file"
@@ -146,7 +153,8 @@ def _read(path: Path) -> bytes:
         raise PassphraseError(str(exc)) from exc
 
 
-def _is_person_there() -> bool:
+def is_person_there() -> bool:
+    """Whether somebody could be asked."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 

@@ -319,7 +319,7 @@ class Profile:
             finding: a verdict and its sentence, in clear for everybody who sees the file.
 
         Returns:
-            the finding and where the evidence is.
+            the name of the file that the evidence is in.
 
         Raises:
             ProfileError: it cannot be written; this profile must be opened anew.
@@ -333,7 +333,7 @@ class Profile:
             raise ProfileError(unwritable(self.path, exc)) from exc
         self.finding, self.checked_from = finding, 0
         self._note = self._past = self._counted = self._former = None
-        return finding
+        return evidence_files(self.path)[-1].name
 
     def compare(self, head: Head, who: str) -> Verdict | None:
         """What a head that somebody holds of this profile says of its chains.

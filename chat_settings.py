@@ -287,6 +287,8 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
                 break
     host = _host(flags, values.get("port", DEFAULT_PORT))
     file = _optional(flags.get("command") or "", _file, flags.get("file"))
+    if file is not None and flags.get("quick"):
+        raise UsageError("--quick is for your own chain: a proof is checked as a whole")
     if flags.get("remove") and flags.get("new_file") is not None:
         raise UsageError("--remove stores no passphrase, --new-file names one: use one")
     return Settings(

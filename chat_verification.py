@@ -62,7 +62,8 @@ def verify_profile(
     A chain that follows a tampered one says so for ever, in its genesis.
 
     Args:
-        deep: each author's signature as well, and what others signed for the chain.
+        deep: each signature, of blocks and of authors, and what others signed for the chain;
+            else hashes, links and the last block's signature, which vouches for all before it.
         passphrase: called if there is one.  None: then what it hides is not looked at.
 
     Raises:
@@ -112,11 +113,12 @@ def _checked(
             if finding := chain.genesis().finding:
                 results.append(Checked(f"an earlier chain: {finding}", 4))
         told = _told(progress, path.name, chain)
-        verdict, not_checked = verify(chain, Checkpoint.read(chain), progress=told), ""
+        note = Checkpoint.read(chain)
+        verdict, not_checked = verify(chain, note, signatures=deep, progress=told), ""
         if verdict.ok and not isinstance(keys, Keystore):
             not_checked = "; texts and authors were not checked: that needs the passphrase"
         elif verdict.ok and not deep:
-            not_checked = "; its authors' signatures were not checked"
+            not_checked = "; of the signatures only the last one was checked"
         elif verdict.ok:
             audited = audit(chain, progress=_told(progress, f"{path.name}, authors", chain))
             verdict = verdict if audited.ok else audited

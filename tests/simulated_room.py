@@ -69,10 +69,13 @@ AnyPayload = TypeVar("AnyPayload", bound=Payload)
 _SESSION_KEYS = 3  # of each name; later runs use them again
 
 
+_generate = Keystore.generate  # whatever a test puts in its place
+
+
 @cache
 def keystore(name: str) -> Keystore:
     """One identity for each name; RSA keys are slow to make."""
-    return Keystore.generate().with_chain(name.encode().ljust(16, b"\0")[:16])
+    return _generate().with_chain(name.encode().ljust(16, b"\0")[:16])
 
 
 @cache

@@ -200,11 +200,11 @@ class Running:
     def _checkpoint(self, _ms: int) -> None:
         self.checkpoints += 1
 
-    def _follow(self, finding: str) -> None:
+    def _follow(self, finding: str) -> str:
         if self.follow_fails is not None:
             raise self.follow_fails
         self.journal.append(f"follow {finding}")
-        self.profile.finding = f"{finding}; kept as evidence-1.db, a new chain follows"
+        return "evidence-1.db"
 
     def _show(self, line: Line) -> None:
         self.journal.append(f"show {line.text}")
@@ -731,7 +731,7 @@ def test_a_witness_whose_head_does_not_fit_begins_a_new_chain_session_and_connec
     assert "bob#1234" in rest[0]
     assert rest[1].startswith("follow TRUNCATED@5: ")
     assert "bob#1234" not in rest[1], "a genesis is in clear"
-    assert rest[2].endswith("kept as evidence-1.db, a new chain follows")
+    assert rest[2] == "show that chain is kept as evidence-1.db; you go on with a new one"
     assert "send again hello" in rest
     assert idle.renewed[0].calls[0] == "connected"
     assert "typed hello" not in idle.session.calls
@@ -777,6 +777,40 @@ def test_a_finding_while_leaving_is_kept_and_the_run_ends(idle: Running) -> None
         assert is_over(idle)
     assert any(entry.startswith("follow TRUNCATED@5") for entry in idle.journal)
     assert idle.renewed[0].calls == []
+
+
+def test_what_a_leaving_session_still_gets_stands_on_the_chain_that_it_began_on(
+    idle: Running,
+) -> None:
+    # The new chain would not say whose sessions these are.
+    turns = iter([[WITNESSED], [draft("late")], [Leave(0)]])
+    idle.compared, idle.session.leaving = CUT, True
+    idle.session.tick = lambda *_: next(turns)  # type: ignore[assignment,method-assign]
+    with idle:
+        assert is_over(idle)
+    follows = next(i for i, entry in enumerate(idle.journal) if entry.startswith("follow"))
+    assert idle.journal.index("append late") < follows
+
+
+def test_what_is_typed_before_the_room_has_us_again_waits_for_that(idle: Running) -> None:
+    again = SimpleNamespace(
+        send=lambda _frame: None, close=lambda: None, wake=lambda: None, waiting_bytes=0
+    )
+    session = Script()
+    session.connected = list  # type: ignore[method-assign]
+    session.answers["welcome"] = [Ready()]
+    idle.renewed = (session, again)
+    idle.compared = CUT
+    idle.session.on_tick = [WITNESSED]
+    idle.link.close = lambda: idle.inbox.put(Lost("closed"))
+    with idle:
+        session.waits_for_ticks(1)
+        assert idle.engine.submit("hello", wait=False) == ""
+        session.waits_for_ticks(2)
+        assert "typed hello" not in session.calls
+        idle.inbox.put(received("welcome"))
+        session.waits_for_ticks(2)
+    assert session.calls[:2] == ["receive welcome", "typed hello"]
 
 
 def test_what_a_start_did_not_verify_is_verified_behind_the_prompt() -> None:

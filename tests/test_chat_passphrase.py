@@ -47,7 +47,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return typed.pop(0)
 
     monkeypatch.setattr(getpass, "getpass", answer)
-    monkeypatch.setattr(chat_passphrase, "_is_person_there", lambda: True)
+    monkeypatch.setattr(chat_passphrase, "is_person_there", lambda: True)
     return typed
 
 

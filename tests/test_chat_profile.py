@@ -814,8 +814,9 @@ def test_a_chain_that_is_found_tampered_with_during_a_run_is_followed_in_that_ru
     with Profile.open(noted) as profile:
         profile.recall(LOBBY)
         old, old_id = profile.chain.head(), profile.keystore.chain_id
-        finding = profile.follow("TRUNCATED@15: cut off")
-        assert finding == "TRUNCATED@15: cut off; kept as evidence-2.db, a new chain follows"
+        kept = profile.follow("TRUNCATED@15: cut off")
+        assert kept == "evidence-2.db"
+        finding = "TRUNCATED@15: cut off; kept as evidence-2.db, a new chain follows"
         assert (profile.finding, profile.checked_from) == (finding, 0)
         assert (profile.verdict.ok, profile.verdict.index) == (True, 1 + IGNORED)
         genesis = profile.chain.genesis()

@@ -328,6 +328,7 @@ def test_verify_takes_a_file_or_none(home: Path) -> None:
     assert read(home, "verify").file is None
     assert read(home, "verify", "a.proof").file == Path("a.proof")
     assert read(home, "verify", "--quick").quick
+    assert "a proof is checked as a whole" in refused(home, "verify", "a.proof", "--quick")
     assert refused(home, "verify", "") == "verify: a file's name is expected, not ''"
 
 
