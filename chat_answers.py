@@ -309,7 +309,10 @@ def export_lines(profile: Profile, argument: str) -> list[Line]:
     """`/export FILE`, in the format that FILE ends with.  Raises Unanswered, StoreUnreadable."""
     if not argument:
         raise Unanswered("say it like this: /export FILE.html (or .txt, .jsonl, .proof)")
-    path = Path(argument).expanduser()
+    try:
+        path = Path(argument).expanduser()
+    except RuntimeError as exc:
+        raise Unanswered(f"nobody's home is known for {argument}") from exc
     data = export(profile.chain, profile.nick or "", format_of(path))
     write_new(path, data)
     size = number(len(data), "byte")
@@ -326,8 +329,8 @@ def write_new(path: Path, data: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as exc:
         raise Unanswered(f"{path} is there already: nothing was written") from exc
-    except OSError as exc:
-        raise Unanswered(f"{path} cannot be written: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a zero byte in its name
+        raise Unanswered(f"{path} cannot be written: {_why(exc)}") from exc
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -335,4 +338,8 @@ def write_new(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
     except OSError as exc:
         path.unlink(missing_ok=True)
-        raise Unanswered(f"{path} cannot be written: {exc.strerror}") from exc
+        raise Unanswered(f"{path} cannot be written: {_why(exc)}") from exc
+
+
+def _why(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc)

@@ -37,6 +37,7 @@ from chat_effects import (
     Show,
     Transmit,
     Witnessed,
+    number,
 )
 from chat_link import Inbox, Link, Lost, Received, fault
 from chat_profile import Profile, ProfileError
@@ -111,6 +112,7 @@ class Engine:
         self._renew = renew
         self._link: Link | None = None
         self._is_rejoining = False  # typed lines wait until the room has us again
+        self._code_so_far = 0  # of sessions that ended before this one
         # Of the whole chain; None: it is checked on.  What a start looked at is checked already.
         self._verdict = profile.verdict if profile.checked_from == 0 else None
         self._checking = self._chain.verification(slice_blocks=_SLICE_BLOCKS)
@@ -182,8 +184,8 @@ class Engine:
             if self._key_maker is not None:
                 self._key_maker.join()
 
-    def _fail(self, text: str) -> None:
-        self.exit_code = 1
+    def _fail(self, text: str, exit_code: int = 1) -> None:
+        self.exit_code = exit_code
         self._show(Kind.ERROR, text)
 
     def _turn(self) -> None:
@@ -281,7 +283,7 @@ class Engine:
                 except StoreUnreadable as exc:
                     self._show(Kind.ERROR, f"{exc}, so what {name} holds of it is not compared")
             case Leave(exit_code):
-                self.exit_code = exit_code
+                self.exit_code = exit_code or self._code_so_far
                 self.over.set()
             case Close(exit_code):
                 self._close(exit_code)
@@ -317,7 +319,7 @@ class Engine:
         begins, under a new session, so that nobody takes one for the other."""
         self._finding = None
         if finding.exit_code != 4:
-            self._fail(f"your chain cannot be read, so nothing more is kept: {finding}")
+            self._fail(f"your chain cannot be read, so nothing more is kept: {finding}", 6)
             self.over.set()
             return
         self._show(Kind.ALERT, f"HISTORY TAMPERED: {finding}: {finding.sentence}")
@@ -329,6 +331,10 @@ class Engine:
         if self.over.is_set():
             return
         self._drain()
+        if unsent := self._session.unsent():
+            self._code_so_far = 3
+            text = f"{number(unsent, 'message')} of yours may not have arrived; kept in {kept}"
+            self._show(Kind.ALERT, text)
         self._session, link = self._renew()
         if isinstance(link, str):
             self._perform([*self._session.disconnected(link, now()), Close(3)])

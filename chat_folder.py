@@ -44,6 +44,7 @@ __all__ = [
     "DEFAULT_PROFILE",
     "GONE",
     "NO_CHAIN",
+    "ChainGone",
     "Passphrase",
     "ProfileDamaged",
     "ProfileError",
@@ -76,7 +77,9 @@ _DEVICES = r"(?:CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(?:\..*)?"
 
 
 class ProfileError(Exception):
-    """The profile cannot be used; the text is one line with what to do.  Exit code 6."""
+    """The profile cannot be used; the text is one line with what to do."""
+
+    exit_code = 6
 
 
 class ProfileLocked(ProfileError):
@@ -85,6 +88,12 @@ class ProfileLocked(ProfileError):
 
 class ProfileDamaged(ProfileError):
     """One of its files is missing or cannot be read."""
+
+
+class ChainGone(ProfileError):
+    """There is no chain any more where one was written."""
+
+    exit_code = 4
 
 
 class ProfileSealed(ProfileError):

@@ -47,9 +47,10 @@ def run_command(settings: Settings, terminal: Terminal) -> int:
     except Unanswered as exc:
         terminal.show(Line(Kind.ERROR, str(exc)))
         return 1
-    except (ProfileError, StoreError, PassphraseError) as exc:
-        terminal.show(Line(Kind.ERROR, str(exc)))
-        return 6
+    except ProfileError as exc:
+        return _say(terminal, exc.exit_code, str(exc))
+    except (StoreError, PassphraseError) as exc:
+        return _say(terminal, 6, str(exc))
     except KeyboardInterrupt:  # before it was done, so it is not known to be well
         return 1
     finally:

@@ -38,6 +38,7 @@ from chat_folder import (
     DEFAULT_PROFILE,
     GONE,
     NO_CHAIN,
+    ChainGone,
     Passphrase,
     ProfileDamaged,
     ProfileError,
@@ -144,6 +145,7 @@ class Profile:
         Raises:
             ProfileLocked: in use (a named one, or without `create`).
             ProfileDamaged: see its text.
+            ChainGone: without `create`, where the chain is gone that the keys name.
             ProfileSealed: it has a passphrase, and the right one was not given.
             ProfileError: its folder cannot be written.
         """
@@ -401,7 +403,7 @@ def _opened(
             finding = f"{GONE}; a new chain follows"
             predecessor = Head(keystore.chain_id, 0, bytes(32), bytes(64))
         else:
-            raise ProfileDamaged(unusable(chain_path, GONE))
+            raise ChainGone(GONE)
         keystore = new_chain(path, keystore, predecessor, finding or "")
     chain = _open_chain(chain_path, keystore)
     try:

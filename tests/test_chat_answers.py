@@ -256,6 +256,13 @@ def test_export_writes_a_file_for_its_owner_alone_in_the_format_of_its_name(
         export_lines(profile, "")
 
 
+@pytest.mark.parametrize("typed", ["~nobody-of-this-name/talk.html", "a\0b.txt"])
+def test_a_file_that_cannot_be_is_one_line(book: Book, typed: str) -> None:
+    profile = cast(Any, SimpleNamespace(chain=book.chain, nick="alice"))
+    with pytest.raises(Unanswered, match=r"nobody's home is known|cannot be written"):
+        export_lines(profile, typed)
+
+
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Unanswered, match="cannot be written"):
         write_new(tmp_path / "nowhere" / "talk.txt", b"")

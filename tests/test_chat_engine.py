@@ -82,6 +82,7 @@ class Script:
         self.on_tick: list[Effect] = []
         self.exit_code = 0
         self.leaving = False
+        self.undelivered = 0
         self.holding: list[tuple[str, int]] = []
         self.ticked = threading.Condition()
 
@@ -123,6 +124,9 @@ class Script:
         self._called("leave", "" if within_s is None else str(within_s))
         self.leaving = True
         return []
+
+    def unsent(self) -> int:
+        return self.undelivered
 
     def holders(self) -> list[tuple[str, int]]:
         return self.holding
@@ -813,6 +817,21 @@ def test_what_is_typed_before_the_room_has_us_again_waits_for_that(idle: Running
     assert session.calls[:2] == ["receive welcome", "typed hello"]
 
 
+def test_what_the_old_session_had_not_delivered_is_said_and_the_run_ends_with_3(
+    idle: Running,
+) -> None:
+    idle.compared = CUT
+    idle.session.on_tick = [WITNESSED]
+    idle.session.undelivered = 2
+    idle.link.close = lambda: idle.inbox.put(Lost("closed"))
+    with idle:
+        idle.renewed[0].waits_for_ticks(1)
+        said = "2 messages of yours may not have arrived; kept in evidence-1.db"
+        assert f"show {said}" in idle.journal
+        idle.engine.submit("/quit", wait=False)
+        assert idle.ends() == 3
+
+
 def test_what_a_start_did_not_verify_is_verified_behind_the_prompt() -> None:
     running = Running(checked_from=5)
     bad = Verdict(Finding.EDITED, 3)
@@ -837,7 +856,7 @@ def test_a_chain_that_turns_out_to_be_unreadable_ends_the_run_and_is_left_as_it_
     running.verification += [Verdict(Finding.UNREADABLE, 3)]
     with running:
         assert is_over(running)
-    assert running.ends() == 1
+    assert running.ends() == 6
     assert running.errors[0].startswith("your chain cannot be read, so nothing more is kept: UNR")
     assert not any(entry.startswith("follow") for entry in running.journal)
 

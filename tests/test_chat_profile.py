@@ -1224,7 +1224,7 @@ def test_a_chain_that_is_gone_is_said_and_followed_by_one_that_names_it(home: Pa
     chain_id = Keystore.parse((folder(home) / "keys").read_bytes()).chain_id
     (folder(home) / "chain.db").unlink()
     assert codes(home) == [4]
-    with pytest.raises(ProfileDamaged, match=r"MISSING@0: chain\.db is gone"):
+    with pytest.raises(ChainGone, match=r"MISSING@0: chain\.db is gone"):
         Profile.open(home, create=False)
     with Profile.open(home) as profile:
         assert profile.finding is not None
