@@ -278,6 +278,16 @@ def test_verify_shows_how_far_it_is(home: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("command", ["history", "wallet", "verify", "export"])
+def test_a_chain_that_is_gone_is_exit_4(home: Path, command: str, tmp_path: Path) -> None:
+    (folder(home) / "chain.db").unlink()
+    file = [str(tmp_path / "talk.txt")] if command == "export" else []
+    code, person = commanded(home, command, *file)
+    assert code == 4
+    gone = "HISTORY TAMPERED: MISSING@0: chain.db is gone, and all of it with it"
+    assert person.said() == [gone]
+
+
+@pytest.mark.parametrize("command", ["history", "wallet", "verify", "export"])
 def test_a_command_opens_a_profile_with_its_passphrase_from_a_file(
     sealed: Path, command: str
 ) -> None:

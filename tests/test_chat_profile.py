@@ -57,6 +57,7 @@ import chat_profile
 import crypto_utils
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow
 from chat_checkpoint import CHECKPOINT_TABLE, Checkpoint
+from chat_folder import ChainGone
 from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MEMBERS_TABLE, Memory
 from chat_messages import Event, EventKind
 from chat_profile import (
