@@ -26,7 +26,7 @@ install: $(VENV)/.run
 test: $(VENV)/.test
 	@echo '== ruff' && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo '== mypy' && $(BIN)/mypy --no-error-summary *.py tests benchmarks
-	@echo '== pytest' && $(BIN)/python -m pytest -q -n 3 $(ARGS)
+	@echo '== pytest' && $(BIN)/python -m pytest -q -n 4 $(ARGS)
 
 torture: $(VENV)/.test
 	@$(BIN)/python -m pytest -q -m torture $(ARGS)
