@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from blockchain import Block, Blockchain, BlockType, Verdict
 from chat_effects import number
@@ -35,6 +36,7 @@ from chat_settings import format_of
 from chat_terminal import Kind, Line
 
 __all__ = [
+    "Exported",
     "Unanswered",
     "block_lines",
     "chain_lines",
@@ -100,9 +102,12 @@ def forget_lines(chain: Blockchain, argument: str, now_ms: int) -> list[Line]:
     if rest and rest != ["yes"]:
         raise Unanswered(f"say it like this: /forget {index} yes")
     if not rest:
-        shown = block_lines(chain, text)
-        why = "erased here for good; others keep their copies, and the chain says that it was here"
-        return [*shown, _notice(f"/forget {index} yes: the text of block {index} is {why}")]
+        block = chain.block(index)
+        if block is not None and block.type not in (BlockType.SENT, BlockType.RECEIVED):
+            raise Unanswered(f"block {index} is no message but {block.type.name.lower()}")
+        lasting = "this cannot be undone; others keep their copies, and the chain says it was here"
+        ask = f"type /forget {index} yes to erase its text here for good: {lasting}"
+        return [*block_lines(chain, text), _notice(ask)]
     try:
         block = forget(chain, index, now_ms)
     except ValueError as exc:
@@ -136,17 +141,19 @@ def chain_lines(
     else:
         kind = Kind.NOTICE if verdict.ok else Kind.ALERT
         lines.append(Line(kind, f"{verdict}: {verdict.sentence}"))
-    held = ", ".join(f"{name} that of block {index}" for name, index in holders)
-    lines.append(_notice(f"your signed head is held by {held}" if held else _UNHELD))
+    held = ", ".join(f"{name} (block {index})" for name, index in holders)
+    lines.append(_notice(f"your signed head is kept by {held}" if held else _UNHELD))
     most = max((index for _, index in holders), default=-1)
     if most < head.index:
-        behind = f"behind block {most}" if holders else "of it"
-        lines.append(_notice(f"not provable yet: that nothing {behind} was cut off or replaced"))
+        after = f"after block {most}" if holders else "of it"
+        lines.append(_notice(f"not provable yet: that nothing {after} was cut off or replaced"))
     lines.append(_notice("never provable: what was not written down, and the clocks' times"))
     return lines
 
 
-_UNHELD = "nobody in the room holds your head yet: they do when they confirm what you say"
+_UNHELD = (
+    "nobody who is here has said yet that they hold your head: they do when you say something"
+)
 
 
 def wallet_line(chain: Blockchain, balance: int) -> Line:
@@ -230,6 +237,18 @@ def _utc(ms: int) -> str:
 # --------------------------------------------------------------------------- for others
 
 
+class Exported(NamedTuple):
+    """What goes into a file."""
+
+    data: bytes
+    messages: int
+
+    @property
+    def size(self) -> str:
+        """For a person."""
+        return f"{number(self.messages, 'message')}, {number(len(self.data), 'byte')}"
+
+
 def export(
     chain: Blockchain,
     nick: str,
@@ -237,8 +256,8 @@ def export(
     *,
     only: tuple[int, int] = (0, 2**62),
     peer: str = "",
-) -> bytes:
-    """A file's bytes: `txt`, `jsonl`, `html` or `proof`.
+) -> Exported:
+    """A file for others: `txt`, `jsonl`, `html` or `proof`.
 
     What is written is what `verify FILE` would find in the proof, so nothing that is not proven is
     shown as if it were.
@@ -261,9 +280,11 @@ def export(
     report = check_proof(proof, signatures=False)  # of the blocks, which we just read
     if report.problem:
         raise Unanswered(f"nothing was exported: {report.problem}")
+    messages = len(report.messages)
     if format == "proof":
-        return proof
-    return {"txt": as_text, "jsonl": as_jsonl, "html": as_html}[format](report).encode()
+        return Exported(proof, messages)
+    text = {"txt": as_text, "jsonl": as_jsonl, "html": as_html}[format](report)
+    return Exported(text.encode(), messages)
 
 
 def _with(chain: Blockchain, name: str) -> Callable[[SignedEntry], bool]:
@@ -313,10 +334,10 @@ def export_lines(profile: Profile, argument: str) -> list[Line]:
         path = Path(argument).expanduser()
     except RuntimeError as exc:
         raise Unanswered(f"nobody's home is known for {argument}") from exc
-    data = export(profile.chain, profile.nick or "", format_of(path))
-    write_new(path, data)
-    size = number(len(data), "byte")
-    return [_notice(f"your history is in {path.absolute()}: {size}, readable by you alone")]
+    exported = export(profile.chain, profile.nick or "", format_of(path))
+    write_new(path, exported.data)
+    where = f"your history is in {path.absolute()}: {exported.size}, readable by you alone"
+    return [_notice(where)]
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -314,7 +314,7 @@ def _say_profile(terminal: Terminal, profile: Profile, settings: Settings) -> No
         terminal.show(Line(Kind.ALERT, f"HISTORY TAMPERED: {profile.finding}"))
     has_passphrase = profile.keystore.has_passphrase
     if profile.is_new:
-        without = "without a passphrase (chainroom passphrase sets one)"
+        without = "without a passphrase (the command passphrase sets one)"
         how = "behind your passphrase" if has_passphrase else without
         terminal.show(Line(Kind.NOTICE, f"new identity, kept in {profile.path} {how}"))
     warn_if_unprotected(settings, terminal, has_passphrase=has_passphrase)
@@ -396,6 +396,8 @@ def _ask_port(terminal: Terminal) -> int:
 def _ask(terminal: Terminal, question: str) -> str:
     """Raises BadInput (a ValueError), and _Exit at the end of input."""
     answer = terminal.read_line(question)
+    if terminal.interactive and (answer is None or answer.strip().lower() == "exit"):
+        raise _Exit(0)
     if answer is None:
         raise _Exit(
             2, f"the input ended at the question {question.strip()!r}: see --server, --port"
@@ -448,6 +450,7 @@ class _Relay:
         self.stop()
         said = self._log_path.read_text("utf-8", "replace").strip().splitlines()
         reason = said[-1].removeprefix("chainroom-server: ") if said else "it said nothing"
+        reason = reason.replace("--port 0", "--host 0")  # as it is said here
         raise _Exit(max(self._process.returncode, 0) or 3, f"the relay did not start: {reason}")
 
     def _show_rest(self) -> None:

@@ -325,7 +325,9 @@ class Engine:
         self._show(Kind.ALERT, f"HISTORY TAMPERED: {finding}: {finding.sentence}")
         nameless = replace(finding, who="")  # what a genesis says is in clear, for everybody
         kept = self._profile.follow(f"{nameless}: {nameless.sentence}")
-        self._show(Kind.NOTICE, f"that chain is kept as {kept}; you go on with a new one")
+        where = self._profile.path / kept
+        self._show(Kind.NOTICE, f"that chain is kept as {where}; you go on with a new one")
+        self._show(Kind.NOTICE, "if you put an older copy back yourself, that is what was found")
         self._chain, self._verdict = self._profile.chain, self._profile.verdict
         self._wallet = CryptoWallet(self._profile.balance())
         if self.over.is_set():

@@ -17,11 +17,11 @@ from blockchain import StoreError, Verdict
 from chat_answers import Unanswered, coins, export, write_new
 from chat_audit import audit
 from chat_blocks import HEADER_BYTES
-from chat_effects import number
 from chat_history import history
 from chat_passphrase import PassphraseError, ask_new, asker, is_person_there, notices
 from chat_profile import Profile, ProfileError
 from chat_proof import check_proof
+from chat_report import labels
 from chat_settings import Settings
 from chat_terminal import Kind, Line, Terminal
 from chat_verification import verify_profile
@@ -31,6 +31,10 @@ __all__ = ["run_command", "warn_if_unprotected"]
 
 MAX_PROOF_BYTES = 1 << 30  # of a file that is read to be verified: some 4 million blocks
 _PROGRESS_EVERY_S = 0.1
+_NOT_IN_THE_FILE = (
+    "that its end was not cut off, or all of it put back as it once was, only people who hold a "
+    "later head of it can tell: they do when you join them"
+)
 
 
 def run_command(settings: Settings, terminal: Terminal) -> int:
@@ -60,7 +64,7 @@ def run_command(settings: Settings, terminal: Terminal) -> int:
 def warn_if_unprotected(settings: Settings, terminal: Terminal, *, has_passphrase: bool) -> None:
     """Who names a file with a passphrase believes that the profile has one."""
     if settings.passphrase_file is not None and not has_passphrase:
-        text = "this profile has no passphrase: chainroom passphrase sets one"
+        text = "this profile has no passphrase: the command passphrase sets one"
         terminal.show(Line(Kind.ALERT, text))
 
 
@@ -82,7 +86,10 @@ def _open_to_read(settings: Settings, terminal: Terminal) -> Profile:
 def _history(settings: Settings, terminal: Terminal) -> int:
     with _open_to_read(settings, terminal) as profile:
         code, before = _say_verdict(profile, terminal)
-        lines = history(profile.chain, settings.count, settings.find, before=before)
+        is_found = bool(settings.find)  # then the block is of use, for --only and /forget
+        lines = history(
+            profile.chain, settings.count, settings.find, before=before, numbered=is_found
+        )
         for name, chain, verdict in profile.earlier_chains():
             if (left := settings.count - len(lines)) <= 0:
                 break
@@ -122,14 +129,18 @@ def _export(settings: Settings, terminal: Terminal) -> int:
             text = f"{verdict}: {verdict.sentence}; nothing was exported"
             return _say(terminal, verdict.exit_code, text)
         nick = profile.nick or ""
-        data = export(profile.chain, nick, settings.format, only=settings.only, peer=settings.peer)
+        exported = export(
+            profile.chain, nick, settings.format, only=settings.only, peer=settings.peer
+        )
     if str(settings.file) == "-":
         terminal.flush()
-        sys.stdout.buffer.write(data)  # not for the screen: escaped, it would be another file
+        sys.stdout.buffer.write(
+            exported.data
+        )  # not for the screen: escaped, it would be another file
         sys.stdout.flush()
         return 0
-    write_new(settings.file, data)
-    text = f"{settings.file}: {number(len(data), 'byte')}, readable by you alone"
+    write_new(settings.file, exported.data)
+    text = f"{settings.file}: {exported.size}, readable by you alone"
     terminal.show(Line(Kind.DIALOGUE, text))
     return 0
 
@@ -165,6 +176,8 @@ def _verify(settings: Settings, terminal: Terminal) -> int:
     warn_if_unprotected(settings, terminal, has_passphrase=was_asked)
     for checked in found:
         worst = _worse(worst, _say(terminal, checked.exit_code, checked.text))
+    if worst == 0:
+        terminal.show(Line(Kind.NOTICE, _NOT_IN_THE_FILE))
     return worst
 
 
@@ -182,6 +195,11 @@ def _verify_file(settings: Settings, terminal: Terminal) -> int:
         return _say(terminal, report.exit_code, report.problem)
     for line in report.lines():
         terminal.show(Line(Kind.DIALOGUE, line))
+    called = labels(message.author for message in report.messages)
+    for message in report.messages:
+        label = f"[{message.index}] {called[message.author]}{' (private)' * message.is_private}"
+        text = "(erased by the owner)" if message.text is None else message.text
+        terminal.show(Line(Kind.MESSAGE, text, label, message.sent_ms))
     return report.exit_code
 
 

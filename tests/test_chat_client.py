@@ -176,6 +176,15 @@ def test_a_person_is_asked_three_times_and_told_each_time(
     assert len(person.prompts) == 3
 
 
+@pytest.mark.parametrize("answers", [("exit",), ("127.0.0.1", " EXIT "), ()])
+def test_a_person_can_leave_at_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: tuple[str, ...]
+) -> None:
+    person = Person(*answers, interactive=True)
+    assert chats(monkeypatch, person, tmp_path) == 0
+    assert person.errors == []
+
+
 def test_who_named_the_relay_is_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,7 +352,7 @@ def test_a_new_identity_and_a_second_client_are_said(
     with Profile.open(tmp_path):
         person = Person()
         assert chats(monkeypatch, person, tmp_path, *at(relay)) == 0
-        how = "without a passphrase (chainroom passphrase sets one)"
+        how = "without a passphrase (the command passphrase sets one)"
         assert person.said(Kind.NOTICE)[:2] == [
             f"new identity, kept in {path / 'default-2'} {how}",
             "another client uses your profile: this one is default-2",
@@ -448,7 +457,7 @@ def test_who_names_a_passphrase_for_a_profile_without_one_is_told(
     person, flags = Person(), secret(tmp_path / "right", "gull")
     assert chats(monkeypatch, person, tmp_path / "home", "--server", "h", *flags) == 3
     assert person.said() == [
-        "this profile has no passphrase: chainroom passphrase sets one",
+        "this profile has no passphrase: the command passphrase sets one",
         "no way",
     ]
     assert person.lines[0].kind is Kind.ALERT

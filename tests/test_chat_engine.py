@@ -632,7 +632,7 @@ def test_wallet_and_chain_say_what_there_is(book: Book) -> None:
     assert size.endswith("in /profile/chain.db")
     assert hexes.split(": ")[1].replace(" ", "") == head.hash.hex()
     assert verdict == f"OK: {head.index + 1} blocks, each as it was written"
-    assert held == "your signed head is held by bob#1234 that of block 3"
+    assert held == "your signed head is kept by bob#1234 (block 3)"
     with Running(book.chain, balance=2) as running:
         assert asked(running, "wallet")[0].startswith("2 coins, ")
 
@@ -735,7 +735,9 @@ def test_a_witness_whose_head_does_not_fit_begins_a_new_chain_session_and_connec
     assert "bob#1234" in rest[0]
     assert rest[1].startswith("follow TRUNCATED@5: ")
     assert "bob#1234" not in rest[1], "a genesis is in clear"
-    assert rest[2] == "show that chain is kept as evidence-1.db; you go on with a new one"
+    assert rest[2] == (
+        "show that chain is kept as /profile/evidence-1.db; you go on with a new one"
+    )
     assert "send again hello" in rest
     assert idle.renewed[0].calls[0] == "connected"
     assert "typed hello" not in idle.session.calls

@@ -209,11 +209,12 @@ def test_a_wallet_whose_whole_chain_was_replaced_says_that_nothing_counts(home: 
 def test_verify_of_a_whole_chain_is_exit_0_and_quick_says_what_it_left_out(home: Path) -> None:
     ok = "OK: 10 blocks, each as it was written"
     code, person = commanded(home, "verify")
-    assert (code, person.said()) == (0, [f"{ok} (chain.db)"])
-    assert person.lines[0].kind is Kind.DIALOGUE
+    assert (code, person.said(Kind.DIALOGUE)) == (0, [f"{ok} (chain.db)"])
+    (limit,) = person.said(Kind.NOTICE)
+    assert "only people who hold a later head of it can tell" in limit
     code, person = commanded(home, "verify", "--quick")
     left_out = "of the signatures only the last one was checked"
-    assert (code, person.said()) == (0, [f"{ok}; {left_out} (chain.db)"])
+    assert (code, person.said(Kind.DIALOGUE)) == (0, [f"{ok}; {left_out} (chain.db)"])
 
 
 def test_a_chain_that_was_cut_is_found_by_what_a_witness_signed(home: Path, aside: _Aside) -> None:
@@ -318,7 +319,7 @@ def test_where_nobody_can_be_asked_what_needs_a_passphrase_is_one_line_and_exit_
 
 def test_verify_checks_without_the_passphrase_what_it_can_and_says_what_not(sealed: Path) -> None:
     code, person = commanded(sealed, "verify")
-    (said,) = person.said()
+    (said,) = person.said(Kind.DIALOGUE)
     assert code == 0
     left_out = "texts and authors were not checked: that needs the passphrase"
     assert said == f"OK: 10 blocks, each as it was written; {left_out} (chain.db)"
@@ -332,7 +333,7 @@ def test_verify_asks_a_person_who_is_there(sealed: Path, typed: list[str]) -> No
     typed += ["rat", "gull"]
     code, person = commanded(sealed, "verify")
     assert (code, typed) == (0, [])
-    assert person.said() == ["OK: 10 blocks, each as it was written (chain.db)"]
+    assert person.said(Kind.DIALOGUE) == ["OK: 10 blocks, each as it was written (chain.db)"]
     typed += ["rat", "rat", "rat"]
     code, person = commanded(sealed, "verify")
     assert (code, person.said()) == (
@@ -347,7 +348,7 @@ def test_who_names_a_passphrase_for_a_profile_without_one_is_told(home: Path, co
     code, person = commanded(home, *argv, *secret(home, "gull"))
     assert code == 0
     assert person.said(Kind.ALERT) == [
-        "this profile has no passphrase: chainroom passphrase sets one"
+        "this profile has no passphrase: the command passphrase sets one"
     ]
 
 
@@ -371,8 +372,10 @@ def test_a_proof_says_whose_it_is_who_wrote_what_and_who_signed_for_it(
 ) -> None:
     code, person = verified(proof)
     assert code == 0
-    assert {line.kind for line in person.lines} == {Kind.DIALOGUE}
-    said = person.said()
+    shown = [line for line in person.lines if line.kind is Kind.MESSAGE]
+    assert [line.text for line in shown] == SAID
+    assert shown[0].author.startswith("[3] alice#")
+    said = person.said(Kind.DIALOGUE)
     alice, bob = (
         f"{who.bundle.nick}#{who.fingerprint.hex()[:4]}" for who in (aside.alice, aside.bob)
     )
@@ -457,7 +460,7 @@ def test_each_format_is_written_for_its_owner_alone_and_holds_what_was_said(home
         path = home / name
         code, person = commanded(home, "export", str(path))
         data = path.read_bytes()
-        size = f"{len(data)} bytes, readable by you alone"
+        size = f"5 messages, {len(data)} bytes, readable by you alone"
         assert (code, person.said(Kind.DIALOGUE)) == (0, [f"{path}: {size}"])
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         if format_ == "proof":

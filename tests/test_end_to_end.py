@@ -515,7 +515,7 @@ def acquainted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acquainted]
                 alice.shows(r"bob#\w{4}: a reply")
                 alice.asks("/status", "your last message: delivered to 2 of 2$")
                 alice.types("/chain")
-                alice.err.wait_for(r"^-- your signed head is held by bob#\w{4} that of block \d+")
+                alice.err.wait_for(r"^-- your signed head is kept by bob#\w{4} \(block \d+\)")
                 assert alice.leaves() == 0
             carol.err.wait_for(r"^-- alice#\w{4} left$")
             assert carol.leaves() == 0
@@ -531,7 +531,7 @@ def test_an_older_copy_that_is_put_back_is_found_and_the_chat_goes_on_on_a_new_c
     home = shutil.copytree(acquainted.earlier, tmp_path / "alice")
     with alice_of(acquainted.relay, home) as alice:
         alice.err.wait_for(CUT.format(r"bob#\w{4}"))
-        alice.err.wait_for(r"^-- that chain is kept as evidence-1\.db; you go on with a new one$")
+        alice.err.wait_for(r"^-- that chain is kept as .*/evidence-1\.db; you go on with a new ")
         alice.types("fourth")
         acquainted.bob.shows(r"alice#\w{4}: fourth")
         assert alice.leaves() == 0
@@ -611,8 +611,9 @@ def test_what_a_person_asks_about_the_chain_is_answered_in_the_chat(
         erin.types(f"/forget {block}", f"/forget {block} yes")
         erin.err.wait_for(rf"-- block {block}: sent, appended ")
         erin.err.wait_for(r"^-- text: line 7$")
-        erin.err.wait_for(rf"^-- your history is in {file}: \d+ bytes, readable by you alone$")
-        erin.err.wait_for(rf"^-- /forget {block} yes: the text of block {block} is erased here")
+        size = r"\d+ messages, \d+ bytes"
+        erin.err.wait_for(rf"^-- your history is in {file}: {size}, readable by you alone$")
+        erin.err.wait_for(rf"^-- type /forget {block} yes to erase its text here for good")
         erin.err.wait_for(rf"^-- the text of block {block} is erased here; block \d+ says so$")
         erin.types("/find line 7", "/wallet", "/chain", "/chain 999", "/forget 0 yes", "/export")
         erin.err.wait_for(r"^-- no message of your chain holds line 7$")
@@ -637,7 +638,8 @@ def test_behind_a_passphrase_a_profile_opens_with_it_alone(
         path.chmod(0o600)
     port = acquainted.relay.port
     unprotected = run(home, "wallet", "--passphrase-file", str(right))
-    assert "!! this profile has no passphrase: chainroom passphrase sets one" in unprotected.stderr
+    warning = "!! this profile has no passphrase: the command passphrase sets one"
+    assert warning in unprotected.stderr
     done = run(home, "passphrase", "--new-file", str(right))
     assert done.returncode == 0, done
     assert "-- passphrase set: nobody can read" in done.stderr
