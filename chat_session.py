@@ -814,7 +814,7 @@ class Session:
         if waiting := self._unconfirmed_names():
             effects.append(notice(f"not confirmed yet by {', '.join(waiting)}"))
         if unsent := self.unsent():
-            effects.append(notice(f"{unsent} of your messages not delivered yet"))
+            effects.append(notice(f"{unsent} of your messages not delivered"))
         if held := sum(len(f.held) for f in self._feeds.values()):
             effects.append(notice(f"waiting for their key: {number(held, 'frame')}"))
         if missing := sum(f.missing_count() for f in self._feeds.values()):

@@ -290,7 +290,7 @@ def test_own_echo_is_the_receipt_of_the_relay(
     room.tamper = withholding(is_message, kept, receiver=alice)
     alice.types("hello")
     assert alice.session.unsent() == 1
-    assert "1 of your messages not delivered yet" in alice.asks("/status")[-1]
+    assert "1 of your messages not delivered" in alice.asks("/status")[-1]
     alice.hears(*kept)
     assert alice.session.unsent() == 0
     assert alice.counts == {}
