@@ -115,8 +115,8 @@ def _text_line(message: Message, names: _Names) -> str:
 
 
 _CAUTION = (
-    "this file is no proof itself, anybody can edit it: `chainroom verify FILE` must show the same words "
-    "of the owner's proof file"
+    "this file is no proof itself, anybody can edit it: `chainroom verify FILE` must show the same "
+    "words from the owner's proof file"
 )
 
 
@@ -456,8 +456,8 @@ _PICTURE = (
     "This page is a picture, and anybody can edit a picture. Ask its owner for the proof file: on "
     "any computer, without a network, <code>chainroom verify FILE</code> must name the same owner, "
     "fingerprint and head as this page, and show the same words. Compare the fingerprint with one "
-    "that you have from elsewhere. Times are UTC: beside a message as its author’s clock had it, the days as the "
-    "owner’s."
+    "that you have from elsewhere. Times are UTC: beside a message as its author’s clock had it, "
+    "the days as the owner’s."
 )
 
 _STYLE = """
