@@ -151,9 +151,7 @@ def chain_lines(
     return lines
 
 
-_UNHELD = (
-    "nobody who is here has said yet that they hold your head: they do when you say something"
-)
+_UNHELD = "nobody who is here has said yet that they hold your head: they do when you say something"
 
 
 def wallet_line(chain: Blockchain, balance: int) -> Line:
