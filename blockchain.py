@@ -96,21 +96,25 @@ class StoreUnreadable(StoreError):
     """SQLite, or a block's decryption, cannot make sense of what is there."""
 
 
-_SCHEMA = f"""
-PRAGMA user_version={_FORMAT_VERSION};
-CREATE TABLE blocks (
+_TABLES = {
+    "blocks": """CREATE TABLE blocks (
     idx INTEGER PRIMARY KEY,
     header BLOB NOT NULL,
     signature BLOB NOT NULL,
     body BLOB NOT NULL
-);
-CREATE TABLE side (
+)""",
+    "side": """CREATE TABLE side (
     name TEXT NOT NULL,
     row BLOB NOT NULL,
     sealed BLOB NOT NULL,
     PRIMARY KEY (name, row)
-);
-"""
+)""",
+}
+# What SQLite keeps of them: type, name, tbl_name, sql.  It makes the index for side's key.
+_SCHEMA = {
+    *(("table", name, name, sql) for name, sql in _TABLES.items()),
+    ("index", "sqlite_autoindex_side_1", "side", None),
+}
 
 
 class Blockchain:
@@ -166,9 +170,9 @@ class Blockchain:
         chain = cls(connection, keystore)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.strip().split(";\n"):
-                if statement.strip():
-                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={_FORMAT_VERSION}")
+            for sql in _TABLES.values():
+                connection.execute(sql)
             chain._insert(
                 Block(
                     BlockType.GENESIS,
@@ -194,14 +198,14 @@ class Blockchain:
 
     @classmethod
     def open(cls, path: Path, keys: Keystore | PublicKeys) -> Blockchain:
-        """A chain as it is: nothing but its last block is looked at.
+        """A chain as it is: nothing but its schema and its last block is looked at.
 
         Args:
             keys: the public ones alone are enough to verify, not to read or to write.
 
         Raises:
             StoreLocked: another process has it open.
-            StoreUnreadable: SQLite cannot read it, or it is no chain.
+            StoreUnreadable: SQLite cannot read it, it is no chain, or more than a chain.
         """
         try:
             connection = _connect(path)
@@ -290,9 +294,7 @@ class Blockchain:
             # Of the same size, so that SQLite overwrites the bytes where they are.  Shorter bodies
             # would make it move rows from page to page, and secure_delete does not promise to clean
             # the places that they are moved from.
-            self._db.execute(
-                "UPDATE blocks SET body = zeroblob(length(body)) WHERE idx = ?", (index,)
-            )
+            self._change("UPDATE blocks SET body = zeroblob(length(body)) WHERE idx = ?", index)
         try:
             self._fold()
         except SQLITE_ERRORS as exc:
@@ -343,12 +345,20 @@ class Blockchain:
         """Signs and inserts; the caller's transaction is open."""
         part = signed_part(block.chain_id, block.index, block.calculate_hash())
         signature = self.sign(Label.BLOCK_SIG, part)
-        self._db.execute(
+        self._change(
             "INSERT INTO blocks VALUES (?, ?, ?, ?)",
-            (block.index, block.header, signature, block.body),
+            block.index,
+            block.header,
+            signature,
+            block.body,
         )
         self._last = Block.parse(block.header, block.body, signature)
         return self._last
+
+    def _change(self, statement: str, *values: bytes | int | str) -> None:
+        """Writes one row; the caller's transaction is open."""
+        if self._db.execute(statement, values).rowcount != 1:
+            raise StoreFailed("SQLite took a row and did not write it")
 
     # ----------------------------------------------------------------- read
 
@@ -578,7 +588,7 @@ class Blockchain:
             self._db.execute("DELETE FROM side WHERE name = ? AND row = ?", (side.table, row))
             return
         sealed = seal(key, prefixed(side.key) + side.value, side.table.encode() + row)
-        self._db.execute("INSERT OR REPLACE INTO side VALUES (?, ?, ?)", (side.table, row, sealed))
+        self._change("INSERT OR REPLACE INTO side VALUES (?, ?, ?)", side.table, row, sealed)
 
     def side(self, name: str, *, what_opens: bool = False) -> dict[bytes, bytes]:
         """All values of one side table.
@@ -592,7 +602,10 @@ class Blockchain:
         values: dict[bytes, bytes] = {}
         key = self._side_key(name)
         try:
-            rows = self._db.execute("SELECT row, sealed FROM side WHERE name = ?", (name,))
+            # Not by the index, which a damaged file may have without some of the rows.
+            rows = self._db.execute(
+                "SELECT row, sealed FROM side NOT INDEXED WHERE name = ? ORDER BY rowid", (name,)
+            )
             for row, sealed in rows:
                 try:
                     r = Reader(open_sealed(key, sealed, name.encode() + row))
@@ -629,12 +642,29 @@ def _connect(path: Path, *, is_new: bool = False) -> sqlite3.Connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version != _FORMAT_VERSION:
                 raise StoreUnreadable(f"{path} is no chain of this format (version {version})")
+            _check_schema(connection, path)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """A view, an index or a trigger could hide rows from our queries or keep them from being
+    written, and no verdict would tell: it is only rows that are signed.
+
+    Raises:
+        StoreUnreadable: there is anything but our tables.
+    """
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT ?"
+    found = connection.execute(query, (len(_SCHEMA) + 1,)).fetchall()
+    if len(found) == len(_SCHEMA) and set(found) == _SCHEMA:
+        return
+    others = [f"{kind!s:.10} {name!s:.40}" for kind, name, *_ in set(found) - _SCHEMA]
+    why = f"{min(others)!a} does not belong there" if others else "its tables are missing"
+    raise StoreUnreadable(f"{path} is no chain of this format ({why})")
 
 
 def _unreadable(path: Path, exc: Exception) -> StoreError:
