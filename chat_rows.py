@@ -84,6 +84,7 @@ class Rows:
         self, types: Sequence[BlockType], start: int, *, newest_first: bool
     ) -> sqlite3.Cursor:
         """The rows with a header of these types, from that idx on."""
+        self._check_path(start)
         kinds = ",".join(f"x'{kind:02x}'" for kind in types)
         order = "DESC" if newest_first else "ASC"
         wanted = f"WHERE idx >= ? AND substr(header, 5, 1) IN ({kinds}) ORDER BY idx {order}"
@@ -98,12 +99,21 @@ class Rows:
 
     def entry_ids(self, kind: BlockType, start: int, before: int) -> set[bytes]:
         """The different entry_ids of the blocks of a type, with start <= idx < before."""
+        self._check_path(start)
         rows = self._db.execute(
             "SELECT DISTINCT substr(header, 103, 32) FROM blocks NOT INDEXED "
             "WHERE idx >= ? AND idx < ? AND substr(header, 5, 1) = ?",
             (start, before, bytes((kind,))),
         )
         return {entry_id for (entry_id,) in rows}
+
+    def _check_path(self, index: int) -> None:
+        """Where the tree is damaged that leads to a row, SQLite begins behind rows that are there.
+        From 0 on, a verification begins as well, and tells."""
+        if index > 0 and not self._select("WHERE idx = ?", min(index, MAX_IDX)).fetchone():
+            last = self.last()
+            if last and last[0] >= index:
+                raise sqlite3.DatabaseError(f"block {index} cannot be found")
 
     def _select(self, rest: str, *values: bytes | int) -> sqlite3.Cursor:
         # NOT INDEXED: an index that somebody added could have some of the rows only.  `rest` is

@@ -1421,7 +1421,7 @@ def test_a_row_that_sqlite_cannot_give_is_named(i: int) -> None:
 def test_a_tree_that_does_not_lead_to_a_row_is_no_tampering(path: Path) -> None:
     """A key is damaged in a page by which SQLite finds rows; the rows are as they were."""
     with closing(Blockchain.create(path, keystore(), NOW)) as chain:
-        chain.append([draft(number, RECEIVED) for number in range(40)], NOW)
+        chain.append([draft(number) for number in range(40)], NOW)
         ((root,),) = chain._db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'blocks'")
         head = chain.head()
     content, rows, lost = path.read_bytes(), rows_in(path), 0
@@ -1434,6 +1434,12 @@ def test_a_tree_that_does_not_lead_to_a_row_is_no_tampering(path: Path) -> None:
         with opened(path) as chain:
             verdicts = {str(list(chain.verification(slice_blocks=n))[-1]) for n in (3, 5, 100)}
             assert {verdict.split("@")[0] for verdict in verdicts} <= {"OK", "UNREADABLE"}
+            for start in range(head.index + 1):
+                places = list(range(max(1, start), head.index + 1))
+                with suppress(StoreUnreadable):
+                    assert [block.index for block, _ in chain.records(SENT, start=start)] == places
+                with suppress(StoreUnreadable):
+                    assert len(chain.coins(start=start)) == len(places)
             if chain.block(head.index) is None:
                 lost += 1
                 with pytest.raises(StoreUnreadable, match="cannot be found"):
