@@ -663,8 +663,8 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     if len(found) == len(_SCHEMA) and set(found) == _SCHEMA:
         return
     others = [f"{kind!s:.10} {name!s:.40}" for kind, name, *_ in set(found) - _SCHEMA]
-    why = f"{min(others)!a} does not belong there" if others else "its tables are missing"
-    raise StoreUnreadable(f"{path} is no chain of this format ({why})")
+    why = f"differs in {min(others)!a}" if others else "lacks a table"
+    raise StoreUnreadable(f"{path} is no chain of this format (its schema {why})")
 
 
 def _unreadable(path: Path, exc: Exception) -> StoreError:

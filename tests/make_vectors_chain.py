@@ -12,7 +12,8 @@ keystore names, "expect" the verdict, "exit" the exit code, "quick" the verdict 
 signature but the last, where that is another one.  "records" are what a good chain's bodies say,
 "coins" how many it earned, "erased" which blocks' texts are gone.  "head" is one that a witness
 holds, "witnessed" the verdict on the chain beside it; "deep" the verdict that looks at the authors'
-signatures too.  None of these keys may ever be used.
+signatures too.  "schemas" are statements to run on the second case's file, and the exit code that
+a verifier has for it then.  None of these keys may ever be used.
 """
 
 from __future__ import annotations
@@ -75,6 +76,33 @@ class Head(NamedTuple):
 
 
 Row = list[Any]  # idx, header, signature, body as SQLite gives them
+
+
+BLOCKS = """CREATE TABLE blocks (
+    idx INTEGER PRIMARY KEY,
+    header BLOB NOT NULL,
+    signature BLOB NOT NULL,
+    body BLOB NOT NULL
+)"""
+SIDE = """CREATE TABLE side (
+    name TEXT NOT NULL,
+    row BLOB NOT NULL,
+    sealed BLOB NOT NULL,
+    PRIMARY KEY (name, row)
+)"""
+
+
+def is_of_format(database: sqlite3.Connection) -> bool:
+    """Whether a file may be a chain's at all, before `verify` looks at its rows."""
+    if database.execute("PRAGMA user_version").fetchone() != (1,):
+        return False
+    found = database.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name")
+    return [found.fetchone() for _ in range(4)] == [
+        ("table", "blocks", "blocks", BLOCKS),
+        ("table", "side", "side", SIDE),
+        ("index", "sqlite_autoindex_side_1", "side", None),
+        None,
+    ]
 
 
 def verify(
@@ -974,6 +1002,83 @@ def cases() -> list[Case]:
     return [case for part in (*right, *wrong) for case in part()]
 
 
+def with_sql(change: str, name: str = "blocks") -> list[str]:
+    """What SQLite keeps as a table's statement, edited."""
+    return [
+        "PRAGMA writable_schema = ON",
+        f"UPDATE sqlite_schema SET sql = {change} WHERE name = '{name}'",
+    ]
+
+
+def schemas() -> list[tuple[int, str, list[str]]]:
+    """Exit code, why, and statements: a schema is no row, so it is not signed."""
+    part = "substr(header, 5, 1), idx"
+    lying = f"CREATE INDEX i ON blocks ({part}) WHERE idx < 3"
+    replaced = "replace(sql, 'body BLOB NOT NULL', 'body BLOB NOT NULL {}')"
+    endless = "WITH RECURSIVE r (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r)"
+    as_rows = "SELECT i AS idx, x'' AS header, x'' AS signature, x'' AS body FROM r"
+    refused = {
+        "a trigger that lets no block be written": [
+            "CREATE TRIGGER t BEFORE INSERT ON blocks BEGIN SELECT RAISE(IGNORE); END"
+        ],
+        "a trigger that puts a text back": [
+            "CREATE TRIGGER t AFTER UPDATE ON blocks BEGIN UPDATE blocks SET body = old.body; END"
+        ],
+        "a trigger that removes side rows": [
+            "CREATE TRIGGER t AFTER INSERT ON side BEGIN DELETE FROM side; END"
+        ],
+        "an index of some blocks that says it has all": [
+            lying,
+            *with_sql(f"'CREATE INDEX i ON blocks ({part})'", "i"),
+        ],
+        "an index of all blocks": [f"CREATE INDEX i ON blocks ({part})"],
+        "a view without end in the place of blocks": [
+            "ALTER TABLE blocks RENAME TO others",
+            f"CREATE VIEW blocks AS {endless} {as_rows}",
+        ],
+        "a view that leaves blocks out": [
+            "ALTER TABLE blocks RENAME TO others",
+            "CREATE VIEW blocks AS SELECT * FROM others WHERE idx < 3",
+        ],
+        "a view beside": ["CREATE VIEW v AS SELECT * FROM blocks"],
+        "a table beside": ["CREATE TABLE t (a)"],
+        "statistics of ANALYZE": ["ANALYZE"],
+        "no side table": ["DROP TABLE side"],
+        "no tables": ["DROP TABLE side", "DROP TABLE blocks"],
+        "one column more": ["ALTER TABLE blocks ADD COLUMN more"],
+        "a column that is derived": ["ALTER TABLE blocks ADD COLUMN more AS (idx + 1)"],
+        "a column of another name": ["ALTER TABLE blocks RENAME COLUMN body TO text"],
+        "a check of values": with_sql(replaced.format("CHECK (idx < 9)")),
+        "values that are replaced": with_sql(replaced.format("UNIQUE ON CONFLICT REPLACE")),
+        "rows that go with others": with_sql(
+            replaced.format("REFERENCES side (name) ON DELETE CASCADE")
+        ),
+        "a strict table": with_sql("sql || ' STRICT'"),
+        "another collation": with_sql("replace(sql, 'TEXT', 'TEXT COLLATE NOCASE')", "side"),
+        "another case": with_sql("replace(sql, 'BLOB', 'blob')"),
+        "a space more": with_sql("sql || ' '"),
+        "a comment": with_sql("sql || '/**/'"),
+        "a statement that is no text": with_sql("CAST(sql AS BLOB)"),
+        "another version": ["PRAGMA user_version = 2"],
+    }
+    allowed = {
+        "as it is": [],
+        "packed anew": ["VACUUM"],
+        "other pages": [
+            "PRAGMA journal_mode = DELETE",
+            "PRAGMA page_size = 512",
+            "PRAGMA auto_vacuum = FULL",
+            "VACUUM",
+        ],
+        "another program's mark": ["PRAGMA application_id = 7"],
+    }
+    return [
+        (code, why, statements)
+        for code, schemas in ((0, allowed), (6, refused))
+        for why, statements in schemas.items()
+    ]
+
+
 # --------------------------------------------------------------------------------------------------
 # the file
 
@@ -1027,6 +1132,7 @@ def build() -> dict[str, Any]:
         "bob_ssk": ed_public(BOB.ssk_seed).hex(),
         "blocks": blocks,
         "cases": found,
+        "schemas": [{"exit": code, "why": why, "sql": sql} for code, why, sql in schemas()],
     }
 
 

@@ -49,7 +49,9 @@ from blockchain import (
 from chat_audit import audit
 from chat_blocks import DEFAULT_DIFFICULTY, HEADER_BYTES
 from chat_messages import Bundle, EntryKind, Event, EventKind, SignedEntry
+from chat_profile import Profile, ProfileDamaged
 from chat_verdicts import Verification
+from chat_verification import verify_profile
 from chat_wire import H, Label, Malformed, WireError, u64
 from crypto_utils import BadSignature, Identity, Keystore, RoomSecret, SigningKey, VerifyKey
 
@@ -170,11 +172,18 @@ def stored(path: Path, case: dict[str, Any]) -> Iterator[tuple[Blockchain, sqlit
     """A whole chain in a file, open, and the same for the second verifier."""
     rows = rows_of(case)
     Blockchain.create(path, keystore(), NOW).close()
+    run(path, "DELETE FROM blocks")
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("DELETE FROM blocks")
         connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", rows)
     with opened(path) as chain, database(rows) as theirs:
         yield chain, theirs
+
+
+def run(path: Path, *statements: str) -> None:
+    """By somebody who has the file and no keys."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement).fetchall()
 
 
 @pytest.mark.parametrize("case", [c for c in VECTORS["cases"] if "head" in c], ids=named)
@@ -197,6 +206,28 @@ def test_two_verifiers_say_of_the_authors_what_a_vector_says(
     keys = (value(VECTORS[name]) for name in ("cdk", "identity_spki", "csk"))
     with stored(path, case) as (chain, connection):
         assert str(audit(chain)) == reference.deep(connection, *keys) == case["deep"]
+
+
+@pytest.mark.parametrize("case", VECTORS["schemas"], ids=lambda c: str(c["why"]))
+def test_a_file_with_more_than_a_chains_schema_is_unreadable_and_stays_as_it_is(
+    path: Path, case: dict[str, Any]
+) -> None:
+    with stored(path, BASE) as (chain, _):
+        said, coins = records(chain), chain.coins()
+    run(path, *case["sql"])
+    with closing(sqlite3.connect(path)) as connection:
+        assert reference.is_of_format(connection) is (case["exit"] == 0)
+    content = path.read_bytes()
+    if case["exit"] == 0:
+        with opened(path) as chain:
+            assert (records(chain), chain.coins(), str(chain.verify())) == (said, coins, "OK")
+        return
+    for keys in (keystore(), keystore().public):
+        with pytest.raises(StoreUnreadable, match="no chain of this format") as refusal:
+            Blockchain.open(path, keys)
+        assert "\n" not in str(refusal.value)
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
 
 
 # types whose record is sealed
@@ -1403,6 +1434,176 @@ def test_a_chain_under_another_schema_is_unreadable(path: Path, schema: str) -> 
             connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", values)
         connection.commit()
     assert judged(path).lower()[:10] == "unreadable"
+
+
+def test_what_is_said_of_a_schema_is_one_short_line_whatever_is_in_it(
+    path: Path, chain: Blockchain
+) -> None:
+    chain.close()
+    run(path, f'CREATE VIEW "a\n\x1b[2J{"x" * 9000}" AS SELECT 1')
+    with pytest.raises(StoreUnreadable, match=r"differs in 'view a\\n\\x1b\[2Jx+'\)$") as refusal:
+        Blockchain.open(path, keystore())
+    assert len(str(refusal.value)) < len(str(path)) + 120
+    run(path, "BEGIN", *(f"CREATE TABLE t{number} (a)" for number in range(200)), "COMMIT")
+    with pytest.raises(StoreUnreadable, match="no chain"):
+        Blockchain.open(path, keystore())
+
+
+def test_a_chain_is_whole_again_when_what_was_added_is_removed(
+    path: Path, chain: Blockchain
+) -> None:
+    """So it is no tampering: nothing in the chain was changed."""
+    chain.close()
+    for add, remove in (
+        ("CREATE INDEX i ON blocks (header)", "DROP INDEX i"),
+        ("CREATE TABLE t (a)", "DROP TABLE t"),
+    ):
+        run(path, add)
+        with pytest.raises(StoreUnreadable):
+            Blockchain.open(path, keystore())
+        run(path, remove)
+        with opened(path) as chain:
+            assert str(chain.verify()) == "OK"
+            assert len(records(chain)) == 3
+
+
+def test_a_row_that_was_not_written_is_a_write_that_failed(path: Path) -> None:
+    """However it comes about; here by triggers in a file that is open already."""
+    acts: dict[str, Callable[[Blockchain], object]] = {
+        "INSERT ON blocks": lambda chain: chain.add_block(draft(4), NOW),
+        "INSERT ON side": lambda chain: chain.append([], NOW, [SideRow("t", b"k", b"v")]),
+        "UPDATE ON blocks": lambda chain: chain.forget(1, NOW),
+    }
+    for number, (event, act) in enumerate(acts.items()):
+        file = path.with_name(f"{number}.db")
+        with closing(Blockchain.create(file, keystore(), NOW)) as chain:
+            chain.append([draft(1)], NOW)
+            head = chain.head()
+            chain._db.execute(f"CREATE TRIGGER t BEFORE {event} BEGIN SELECT RAISE(IGNORE); END")
+            with pytest.raises(StoreFailed, match="did not write"):
+                act(chain)
+            assert chain.head() == head
+            with pytest.raises(StoreFailed, match="an earlier write"):
+                chain.add_block(draft(5), NOW)
+        run(file, "DROP TRIGGER t")
+        with opened(file) as chain:
+            assert (chain.head(), records(chain)) == (head, [b"record 1"])
+
+
+def test_a_profile_with_more_in_a_chains_file_is_refused_and_stays_as_it_is(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "profiles" / "default"
+    folder.mkdir(mode=0o700, parents=True)
+    kept, path = folder / "evidence-1.db", folder / "chain.db"
+    for number, file in enumerate((kept, path)):
+        with closing(Blockchain.create(file, keystore(), NOW)) as chain:
+            chain.append([draft(number)], NOW)
+            keys = keystore().with_chain(chain.head().chain_id)
+    (folder / "keys").write_bytes(keys.serialize())
+    (folder / "keys").chmod(0o600)
+    trigger = "CREATE TRIGGER t BEFORE INSERT ON blocks BEGIN SELECT RAISE(IGNORE); END"
+
+    def checked() -> list[tuple[int, bool]]:
+        return [(c.exit_code, "differs in 'trigger t'" in c.text) for c in verify_profile(tmp_path)]
+
+    def balance() -> int:
+        with Profile.open(tmp_path) as profile:
+            assert profile.finding is None
+            return profile.balance()
+
+    assert (checked(), balance()) == ([(0, False), (0, False)], 2)
+    run(kept, trigger)
+    assert (checked(), balance()) == ([(6, True), (0, False)], 1), "a chat can go on"
+    run(path, trigger, "UPDATE blocks SET body = x'00' WHERE idx = 1")
+    files = {file: file.read_bytes() for file in folder.iterdir()}
+    assert checked() == [(6, True), (6, True)]
+    for create in (True, False):
+        with pytest.raises(ProfileDamaged, match=r"differs in 'trigger t'.*nothing was"):
+            Profile.open(tmp_path, "default", create=create)
+    assert {file: file.read_bytes() for file in folder.iterdir()} == files
+    for file in (kept, path):
+        run(file, "DROP TRIGGER t")
+    assert checked() == [(0, False), (4, False)], "what was done to the blocks is found then"
+
+
+PARTIAL = (
+    "CREATE INDEX i ON {} WHERE {}",
+    "PRAGMA writable_schema = ON",
+    "UPDATE sqlite_schema SET sql = 'CREATE INDEX i ON {}' WHERE name = 'i'",
+)
+
+
+def test_an_index_that_leaves_blocks_out_is_not_asked(path: Path, chain: Blockchain) -> None:
+    """Even where a file with one could be opened."""
+    chain.close()
+    on = "blocks (substr(header, 5, 1), idx)"
+    run(path, *(text.format(on, "idx < 2") for text in PARTIAL))
+    with closing(sqlite3.connect(path)) as connection:
+        by_index = "SELECT * FROM blocks WHERE substr(header, 5, 1) = x'04' AND idx > 0"
+        assert connection.execute(by_index).fetchall() == [], "it does lie"
+        chain = Blockchain(connection, keystore())
+        assert [record for _, record in chain.records(RECEIVED)] == [b"record 2"]
+        assert chain._rows.entry_ids(RECEIVED, 1, 9) == {draft(2).entry_id}
+
+
+def test_an_index_of_side_rows_that_leaves_some_out_hides_none(
+    path: Path, chain: Blockchain
+) -> None:
+    """It stands in the place of the one that the schema has, so the schema is right."""
+    chain.append([], NOW, [SideRow("acks", b"1", b"one"), SideRow("members", b"2", b"two")])
+    chain.close()
+    on, name = "side (name, row)", "sqlite_autoindex_side_1"
+    run(
+        path,
+        *(text.format(on, "name <> 'acks'") for text in PARTIAL),
+        "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'i')"
+        f" WHERE name = '{name}'",
+        "DELETE FROM sqlite_schema WHERE name = 'i'",
+    )
+    with closing(sqlite3.connect(path)) as connection:
+        by_index = "SELECT sealed FROM side WHERE name = 'acks'"
+        assert connection.execute(by_index).fetchall() == [], "it does lie"
+    with opened(path) as chain:
+        assert chain.side("acks") == {b"1": b"one"}
+        chain.append([], NOW, [SideRow("acks", b"1", b"newer"), SideRow("acks", b"3", b"three")])
+        assert chain.side("acks") == {b"1": b"newer", b"3": b"three"}
+        assert chain.side("members") == {b"2": b"two"}
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
+def test_a_chain_in_another_text_encoding_reads_the_same(
+    path: Path, chain: Blockchain, encoding: str
+) -> None:
+    chain.append([], NOW, [SideRow("t", b"k", b"v")])
+    chain.close()
+    copy = path.with_name("copy.db")
+    run(
+        copy,
+        f"PRAGMA encoding = '{encoding}'",
+        "PRAGMA user_version = 1",
+        reference.BLOCKS,
+        reference.SIDE,
+    )
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA encoding").fetchone() == (encoding,)
+    with opened(path) as chain:
+        wanted = rows_of_side_and_blocks(chain)
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        for table, rows in wanted.items():
+            marks = ", ".join("?" * len(rows[0]))
+            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+    with opened(copy) as chain:
+        assert rows_of_side_and_blocks(chain) == wanted
+        assert (str(chain.verify()), len(records(chain))) == ("OK", 3)
+        chain.append([draft(4)], NOW, [SideRow("t", b"k", b"w")])
+        assert chain.side("t") == {b"k": b"w"}
+    with opened(copy) as chain:
+        assert str(chain.verify()) == "OK"
+
+
+def rows_of_side_and_blocks(chain: Blockchain) -> dict[str, list[Any]]:
+    return {n: chain._db.execute(f"SELECT * FROM {n}").fetchall() for n in ("blocks", "side")}
 
 
 @pytest.mark.parametrize("i", range(5))
