@@ -11,8 +11,11 @@ it does not know: how blocks are linked and signed (`blockchain.verify` comes fi
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 from blockchain import Block, Blockchain, BlockType, Finding, Genesis, StoreUnreadable, Verdict
 from chat_messages import (
@@ -35,6 +38,7 @@ __all__ = [
     "ENTRY_TYPES",
     "Authors",
     "Evidence",
+    "Introduced",
     "Misattributed",
     "Written",
     "audit",
@@ -57,36 +61,50 @@ class Written:
     block: Block  # that records it; of an erased one too
     entry: Entry  # of an erased one without salt and text
     entry_id: bytes
-    author: Bundle
+    author: Bundle  # the last of its session's that stands before the block
     is_erased: bool = False
 
 
+@dataclass(frozen=True)
+class Introduced:
+    """Whose a session is, as a chain says it."""
+
+    index: int  # of the block that holds the bundle
+    bundle: Bundle
+
+
 class Authors:
-    """Takes records in the order of their blocks; knows whose each session is."""
+    """Takes records in the order of their blocks; knows whose each session is, and was.
+
+    A session_id is anybody's to claim: a person may join under one that stands on this chain
+    already.  So a record is its author's by the bundle that stands last before it, and what comes
+    later makes it nobody else's.
+    """
 
     def __init__(self, genesis: Genesis, chain_id: bytes) -> None:
         """`genesis` is verified: its identity is the chain's owner."""
         self._owner = fingerprint(genesis.identity_spki)
         self._chain = (chain_id, genesis.chain_key)
-        self._bundles: dict[bytes, Bundle] = {}  # by session_id
+        # By session_id, in the order of their blocks.
+        self._introduced: dict[bytes, list[Introduced]] = defaultdict(list)
+        self._ours: set[bytes] = set()
 
-    def bundle(self, session_id: bytes) -> Bundle | None:
-        """Of a session whose bundle was taken."""
-        return self._bundles.get(session_id)
+    def introduced(self, session_id: bytes, index: int) -> Introduced | None:
+        """Whose a session was when block `index` was written; None: nothing says it."""
+        found = self._introduced.get(session_id, [])
+        at = bisect_left(found, index, key=attrgetter("index"))
+        return found[at - 1] if at else None
 
-    def is_ours(self, session_id: bytes) -> bool:
-        """Whether it is one of the owner's own, on this very chain."""
-        bundle = self._bundles.get(session_id)
-        return bundle is not None and (
+    def is_own(self, bundle: Bundle) -> bool:
+        """Whether it is one of the owner's, on this very chain."""
+        return (
             bundle.fingerprint == self._owner
             and (bundle.chain_id, bundle.chain_key.public) == self._chain
         )
 
-    def admit(self, bundle: Bundle) -> None:
-        """Takes a bundle, or another one of the same session.  Raises Misattributed."""
-        before = self._bundles.setdefault(bundle.session_id, bundle)
-        if _lasting(before) != _lasting(bundle):
-            raise Misattributed("two people claim one session")
+    def is_ours(self, session_id: bytes) -> bool:
+        """Whether it was the owner's own, on this very chain, whoever claimed it since."""
+        return session_id in self._ours
 
     def take(self, block: Block, record: bytes, erased: Block | None = None) -> Written | None:
         """What a block's record says, in clear, if that is an entry.
@@ -115,7 +133,10 @@ class Authors:
         event = Event.parse(record)
         if event.kind != EventKind.BUNDLE:
             return
-        self.admit(Bundle.parse(event.body, None))
+        bundle = Bundle.parse(event.body, None)
+        self._introduced[bundle.session_id].append(Introduced(block.index, bundle))
+        if self.is_own(bundle):
+            self._ours.add(bundle.session_id)
 
     def _take_entry(self, block: Block, record: bytes) -> Written:
         signed = SignedEntry.parse(record)
@@ -135,23 +156,18 @@ class Authors:
         entry_id = H(Label.ENTRY, head)
         if entry_id != block.entry_id:
             raise Misattributed("the message is not the one that the block names")
-        author = self._bundles.get(entry.session_id)
-        if author is None:
+        introduced = self.introduced(entry.session_id, block.index)
+        if introduced is None:
             raise Misattributed("nothing says whose session wrote it")
+        author = introduced.bundle
         author.session_key.verify(signature, Label.ENTRY_SIG, head)
         if block.type is not BlockType.RECEIVED:
-            if not self.is_ours(entry.session_id):
+            if not self.is_own(author):
                 raise Misattributed("it stands there as the owner's own, and is not")
             is_chat = block.type is BlockType.SENT
             if entry.kind != (EntryKind.CHAT if is_chat else EntryKind.AUDIENCE):
                 raise Misattributed("a message of another kind than its block's")
         return Written(block, entry, entry_id, author, is_erased)
-
-
-def _lasting(b: Bundle) -> tuple[bytes, ...]:
-    """What may not change within a session (PROTOCOL.md 3.1)."""
-    keys = (b.fingerprint, b.session_key.public, b.chain_key.public)
-    return (*keys, b.session_id, b.room_tag, b.chain_id)
 
 
 def entry_of(head: bytes) -> Entry:

@@ -30,7 +30,6 @@ from chat_blocks import HEADER_BYTES, is_mined, signed_part
 from chat_messages import (
     Ack,
     Bundle,
-    Entry,
     EntryKind,
     Event,
     EventKind,
@@ -100,9 +99,10 @@ class _Maker:
         genesis = chain.genesis()
         self._owner = fingerprint(genesis.identity_spki)
         self._authors = Authors(genesis, self._last.chain_id)
-        self._bundles: dict[bytes, tuple[int, bytes]] = {}  # by session_id: block, record
+        self._bundles: dict[int, bytes] = {}  # records that introduce sessions, by index
+        self._own: dict[bytes, int] = {}  # by session_id: where an own one is introduced
         self._disclosed: dict[int, bytes] = {}  # records by index
-        self._feeds: set[tuple[bytes, bytes]] = set()  # disclosed: session_id, tag
+        self._feeds: set[tuple[bytes, bytes]] = set()  # own, disclosed: session_id, tag
         self._evidence: list[Evidence] = []
 
     def data(self) -> bytes:
@@ -130,21 +130,23 @@ class _Maker:
             return
         self._authors.take(block, record)
         bundle = Bundle.parse(event.body, None)
-        self._bundles.setdefault(bundle.session_id, (block.index, record))
-        if self._authors.is_ours(bundle.session_id):
+        self._bundles[block.index] = record
+        if self._authors.is_own(bundle):
+            self._own.setdefault(bundle.session_id, block.index)
             self._nick = bundle.nick
 
     def _offer(self, block: Block, signed: SignedEntry, index: int, record: bytes) -> None:
         """An entry's block, and the record that discloses it, which is that of block `index`."""
         session_id = signed.entry.session_id
-        if session_id in self._bundles and self._only(block, signed):
+        introduced = self._authors.introduced(session_id, block.index)
+        if introduced is not None and self._only(block, signed):
             self._disclosed[index] = record
-            self._disclose_bundle(session_id)
-            self._feeds.add((session_id, signed.entry.tag))
+            self._disclose_bundle(introduced.index)
+            if self._authors.is_own(introduced.bundle):
+                self._feeds.add((session_id, signed.entry.tag))
 
-    def _disclose_bundle(self, session_id: bytes) -> None:
-        index, record = self._bundles[session_id]
-        self._disclosed[index] = record
+    def _disclose_bundle(self, index: int) -> None:
+        self._disclosed[index] = self._bundles[index]
 
     def _choose_evidence(self) -> None:
         chosen: list[tuple[int, Evidence]] = []  # with the highest block that it says is held
@@ -167,8 +169,8 @@ class _Maker:
         self._evidence = [e for _, e in chosen if e.witness.fingerprint in taken]
         for evidence in self._evidence:
             for report in evidence.feeds:
-                if self._authors.is_ours(report.session_id):
-                    self._disclose_bundle(report.session_id)
+                if report.session_id in self._own:
+                    self._disclose_bundle(self._own[report.session_id])
 
     def _kept(self) -> Iterable[Evidence]:
         for value in self._chain.side(ACKS_TABLE).values():
@@ -407,8 +409,7 @@ class _Check:
             last = payload
             try:
                 evidence = Evidence.verified(bundle, payload)
-                self._authors.admit(evidence.witness)
-            except (WireError, CryptoError, Misattributed) as exc:
+            except (WireError, CryptoError) as exc:
                 raise _Failed(f"a witness's statement does not hold: {exc}") from exc
             self._take_evidence(evidence)
 
@@ -468,33 +469,31 @@ class _Check:
         written = self._written.get(report.entry_id)
         if written is None:
             return
-        entry = written.entry
-        if (entry.session_id, entry.tag, entry.seq) != (report.session_id, ack.tag, report.seq):
+        feed, seq = _place(written)
+        if (*feed[1:], seq) != (report.session_id, ack.tag, report.seq):
             raise _Failed(f"what {who.name} signed for is not the message of block {index}")
         run = self._runs[report.entry_id]
-        feed = (entry.session_id, entry.tag)
-        lacking = sum(
-            seq >= run.first_seq and (*feed, seq) in self._chats for seq in report.missing
-        )
+        lacking = sum(seq >= run.first_seq and (feed, seq) in self._chats for seq in report.missing)
         held.entries[feed] = max(held.entries.get(feed, 0), run.chats - lacking)
 
     def _count_runs(self) -> None:
         """How far back from each entry of the owner's the links lead through disclosed ones: who
         signs for an entry has signed for those too."""
         self._runs: dict[bytes, _Run] = {}
-        self._chats: set[tuple[bytes, bytes, int]] = set()  # session_id, tag, seq
+        self._chats: set[tuple[_Feed, int]] = set()
         for written in self._in_order():
             entry = written.entry
-            if not self._authors.is_ours(entry.session_id):
+            if not self._authors.is_own(written.author):
                 continue
-            run = _Run(entry.seq, 0)
+            feed, seq = _place(written)
+            run = _Run(seq, 0)
             before = self._written.get(entry.previous)
-            if before is not None and _place(before.entry) == (*_place(entry)[:2], entry.seq - 1):
+            if before is not None and _place(before) == (feed, seq - 1):
                 run = self._runs.get(before.entry_id, run)  # none, if it stands behind
             is_chat = entry.kind == EntryKind.CHAT
             self._runs[written.entry_id] = _Run(run.first_seq, run.chats + is_chat)
             if is_chat:
-                self._chats.add(_place(entry))
+                self._chats.add((feed, seq))
 
     def _in_order(self) -> list[Written]:
         """What is disclosed, in the chain's order."""
@@ -566,23 +565,26 @@ class _Check:
         return len(late)
 
     def _unseen(self) -> int:
-        seqs: dict[tuple[bytes, bytes], set[int]] = defaultdict(set)
+        seqs: dict[_Feed, set[int]] = defaultdict(set)
         for written in self._written.values():
-            session_id, tag, seq = _place(written.entry)
-            seqs[session_id, tag].add(seq)
+            feed, seq = _place(written)
+            seqs[feed].add(seq)
         return sum(max(found) - min(found) + 1 - len(found) for found in seqs.values())
 
     def _forks(self) -> tuple[Who, ...]:
-        places = Counter(_place(written.entry) for written in self._written.values())
+        places = Counter(_place(written) for written in self._written.values())
         forked = {
             Who(written.author.fingerprint, written.author.nick)
             for written in self._written.values()
-            if places[_place(written.entry)] > 1
+            if places[_place(written)] > 1
         }
         return tuple(sorted(forked, key=lambda who: (who.nick, who.fingerprint)))
 
 
 _SENT, _RECEIVED = BlockType.SENT, BlockType.RECEIVED
+
+
+_Feed = tuple[bytes, bytes, bytes]  # its author's fingerprint, session_id, tag
 
 
 @dataclass
@@ -591,7 +593,7 @@ class _Held:
 
     who: Who
     index: int = -1  # the highest block
-    entries: dict[tuple[bytes, bytes], int] = field(default_factory=dict)  # by feed
+    entries: dict[_Feed, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -602,5 +604,8 @@ class _Run:
     chats: int  # messages among them, up to an entry
 
 
-def _place(entry: Entry) -> tuple[bytes, bytes, int]:
-    return entry.session_id, entry.tag, entry.seq
+def _place(written: Written) -> tuple[_Feed, int]:
+    """An entry's feed, which is its author's as well: another's may have the same session_id; and
+    its seq there."""
+    entry = written.entry
+    return (written.author.fingerprint, entry.session_id, entry.tag), entry.seq

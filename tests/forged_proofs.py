@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -305,6 +306,7 @@ def forged_cases() -> Iterator[Case]:
     yield from names()
     yield from identities()
     yield from bundles()
+    yield from claims()
     yield from entries()
     yield from blocks()
     yield from records()
@@ -412,26 +414,82 @@ def bundles() -> Iterator[Case]:
     }
     for why, raw in wrong.items():
         yield Case(why, ForgedChain(raw).file())
+    hi = entry(bob, "hi")
+    another_key = bundle(bob, ssk=person("carol").session_key.public)
+    chain = ForgedChain(bundle(bob), another_key)
+    chain.keeps(RECEIVED, hi)
+    yield Case("an entry that fits a bundle before the last one alone", chain.file())
+    chain = ForgedChain(another_key)
+    chain.keeps(RECEIVED, hi)
+    chain.meets(bundle(bob))
+    yield Case("an entry that fits a bundle behind it alone", chain.file())
+    chain = ForgedChain()
+    index = chain.keeps(RECEIVED, hi, shown=False)
+    chain.meets(bundle(bob))
+    chain.forgets(index, kept(hi))
+    yield Case("a bundle between an erased entry and what is left of it", chain.file())
+    alice = person("alice")
+    chain = ForgedChain(bundle(alice), claimed("bob", alice))
+    chain.keeps(SENT, entry(alice, "hi"))
+    yield Case("an own entry behind a bundle of who claims its session", chain.file())
+    chain = ForgedChain(claimed("bob", alice))
+    hello = entry(alice, "hi")
+    chain.keeps(SENT, hello, shown=False)
+    chain.states(bundle(bob), chain.ack(bob, chain.report(hello, 1)))
+    yield Case("an ack of a session of which another's bundle alone is there", chain.file())
+
+
+def claimed(name: str, of: Speaker) -> bytes:
+    """Of that person, with the session_id of somebody else's, and his SSK."""
+    return bundle(person(name), session=of.session_id, ssk=of.session_key.public)
+
+
+def claims() -> Iterator[Case]:
+    """Session_ids of which several people say that they are theirs, or one says two things."""
+    alice, bob, carol = person("alice"), person("bob"), person("carol")
+    hi = entry(bob, "hi")
+    posed = replaced_session(carol, bob)
     for name, value in {
         "tag": ANOTHER_TAG,
-        "ssk": person("carol").session_key.public,
-        "csk": person("carol").keys.chain_signing_key.public,
+        "csk": carol.keys.chain_signing_key.public,
         "chain_id": ANOTHER_TAG,
     }.items():
-        two = ForgedChain(bundle(bob), bundle(bob, **{name: value}))
-        yield Case(f"two bundles of one session that differ in {name}", two.file())
+        chain = ForgedChain(bundle(bob), bundle(bob, **{name: value}))
+        chain.keeps(RECEIVED, hi)
+        yield Case(f"two bundles of one session that differ in {name}", chain.file(), 0)
+    chain = ForgedChain(bundle(bob))
+    chain.keeps(RECEIVED, hi)
+    chain.meets(bundle(carol, session=bob.session_id))
+    boo = entry(posed, "boo")
+    chain.keeps(RECEIVED, boo)
+    chain.forgets(2, kept(hi))
+    yield Case("two people under one session_id, tag and seq: no fork", chain.file(), 0)
+    chain = ForgedChain(bundle(bob))
+    chain.keeps(RECEIVED, hi)
+    chain.meets(claimed("carol", bob))
+    chain.keeps(RECEIVED, entry(bob, "ho", 4, previous=entry_id(hi)))
+    yield Case("who claims a session answers for what comes then", chain.file(), 0)
+    chain = ForgedChain()
+    said = chain.says(2)
+    chain.meets(bundle(carol, session=alice.session_id))
+    chain.keeps(RECEIVED, entry(replaced_session(carol, alice), "boo", 2))
+    chain.states(bundle(bob), chain.ack(bob, chain.report(said[1], 2)))
+    yield Case("an ack of an own session that somebody claimed since", chain.file(), 0)
     chain = ForgedChain()
     said = chain.says(1)
     chain.states(bundle(bob), chain.ack(bob, chain.report(said[0], 1)))
-    chain.meets(bundle(bob, tag=ANOTHER_TAG))
-    yield Case("a statement's bundle that differs from the one in a record", chain.file())
-    # Two persons' statements from one session_id; neither is in a record.
-    chain = ForgedChain()
-    said = chain.says(1)
-    chain.states(bundle(bob), chain.ack(bob, chain.report(said[0], 1)))
-    raw = bundle(bob, tag=ANOTHER_TAG)
-    chain.states(raw, chain.ack(bob, chain.report(said[0], 1), number=2))
-    yield Case("two statements whose bundles differ", chain.file())
+    chain.states(
+        bundle(carol, session=bob.session_id), chain.ack(posed, chain.report(said[0], 1), number=2)
+    )
+    chain.meets(bundle(bob, chain_id=ANOTHER_TAG))
+    yield Case("statements whose bundles differ, and from a record's", chain.file(), 0)
+
+
+def replaced_session(who: Speaker, of: Speaker) -> Speaker:
+    """That person, under the session_id of another."""
+    posed = copy(who)
+    posed.session_id = of.session_id
+    return posed
 
 
 def entries() -> Iterator[Case]:
@@ -695,7 +753,7 @@ def harmless() -> Iterator[Case]:
     least = sek[:33] + b"\x80" + bytes(382) + b"\1" + sek[-5:]  # a modulus of 2^3071 + 1
     chain = ForgedChain(bundle(bob), bundle(bob, nick=b"bobby", number=u32(2), sek=least))
     chain.keeps(RECEIVED, entry(bob, "hi"))
-    yield Case("another name within a session: the first counts", chain.file(), 0)
+    yield Case("another name within a session: the last before it counts", chain.file(), 0)
     chain = ForgedChain()
     said = chain.says(2)
     chain.states(bundle(bob), chain.witness(bob, chain.head(2)))
@@ -704,12 +762,7 @@ def harmless() -> Iterator[Case]:
     chain.states(bundle(bob, nick=b"third"), chain.witness(bob, chain.head(3)))
     yield Case("a witness of three names: the first with the highest head", chain.file(), 0)
     yield from counts()
-    chain = ForgedChain()
     hi = entry(bob, "h")
-    index = chain.keeps(RECEIVED, hi, shown=False)
-    chain.meets(bundle(bob))
-    chain.forgets(index, kept(hi))
-    yield Case("a bundle between an erased entry and what is left of it", chain.file(), 0)
     chain = ForgedChain(bundle(bob))
     index = chain.keeps(RECEIVED, hi, shown=False)
     chain.add(EVENT, refers_to=index)

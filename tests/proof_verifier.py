@@ -46,7 +46,6 @@ class Wrong(Exception):
 
 
 class Bundle(NamedTuple):
-    of: tuple[bytes, bytes, bytes, bytes, bytes, bytes]  # equal in all bundles of one session
     nick: str
     tag: bytes
     identity: bytes
@@ -66,12 +65,16 @@ class Block(NamedTuple):
 
 class Entry(NamedTuple):
     kind: int
-    feed: tuple[bytes, bytes]  # session_id, tag
+    session: bytes
+    tag: bytes
     seq: int
     previous: bytes
     seen: bytes
     sent_ms: int
     text: bytes | None  # None: erased
+
+
+Feed = tuple[bytes, bytes, bytes]  # its author's IK, session_id, tag
 
 
 class Message(NamedTuple):
@@ -237,8 +240,7 @@ def bundle_of(data: bytes, signed: Signed) -> Bundle:
     check_ed25519_key(ssk)
     check_ed25519_key(csk)
     signed.rsa(identity, "bundle sig", data[:-384], signature)
-    of = (session, identity, ssk, csk, chain_id, tag)
-    return Bundle(of, nick, tag, identity, session, chain_id, csk, ssk)
+    return Bundle(nick, tag, identity, session, chain_id, csk, ssk)
 
 
 def entry_of(head: bytes, body: tuple[bytes, bytes] | None) -> Entry:
@@ -264,7 +266,7 @@ def entry_of(head: bytes, body: tuple[bytes, bytes] | None) -> Entry:
             each = [text[i : i + 16] for i in range(0, len(text), 16)]
             must(len(text) % 16 == 0 and len(each) <= 2048, "an audience's length")
             must(each == sorted(set(each)), "an audience does not rise")
-    return Entry(kind, (session, tag), seq, previous, seen, sent_ms, text)
+    return Entry(kind, session, tag, seq, previous, seen, sent_ms, text)
 
 
 def zero_bits(data: bytes) -> int:
@@ -333,31 +335,29 @@ def checked(data: bytes) -> Result:
     must(len(by_id) == sum(b.type in ENTRIES for b in blocks), "two blocks of one entry")
 
     # 3: the records.
-    sessions: dict[bytes, Bundle] = {}  # the first bundle in the file of each
-    known: dict[bytes, Bundle] = {}  # the first one in the records so far
+    known: dict[bytes, list[tuple[int, Bundle]]] = defaultdict(list)  # by session_id, with indices
+    own_sessions: set[bytes] = set()
     disclosed: dict[int, Entry] = {}
+    authors: dict[int, Bundle] = {}  # of what is disclosed
 
-    def agreeing(data: bytes) -> Bundle:
-        bundle = bundle_of(data, signed)
-        first = sessions.setdefault(bundle.session, bundle)
-        must(bundle.of == first.of, "two bundles of one session_id")
-        return bundle
+    def is_own(bundle: Bundle) -> bool:
+        return (bundle.identity, bundle.csk, bundle.chain_id) == (spki, csk, chain_id)
 
-    def is_own(bundle: Bundle | None) -> bool:
-        own = (spki, csk, chain_id)
-        return bundle is not None and (bundle.identity, bundle.csk, bundle.chain_id) == own
+    def feed_of(i: int) -> Feed:
+        return authors[i].identity, disclosed[i].session, disclosed[i].tag
 
     def disclose(i: int, head: bytes, body: tuple[bytes, bytes] | None, signature: bytes) -> None:
         entry = entry_of(head, body)
         must(H("entry", head) == blocks[i].entry_id, f"block {i}: another entry")
-        bundle = known.get(entry.feed[0])
-        if bundle is None:
-            raise Wrong(f"block {i}: no bundle of its author")
+        goes_with = [bundle for at, bundle in known[entry.session] if at < i]
+        must(bool(goes_with), f"block {i}: no bundle of its author")
+        bundle = goes_with[-1]
         signed.ed25519(bundle.ssk, "entry sig", head, signature)
         if blocks[i].type != RECEIVED:
             must(is_own(bundle), f"block {i}: the owner's, by somebody else")
             must(entry.kind == (CHAT if blocks[i].type == SENT else AUDIENCE), f"block {i}: kind")
-        disclosed.setdefault(i, entry)
+        if i not in disclosed:
+            disclosed[i], authors[i] = entry, bundle
 
     last = 0
     for i, record in records:
@@ -368,8 +368,10 @@ def checked(data: bytes) -> Result:
             must(H("event", record) == block.entry_id, f"block {i}: another event")
             _salt, kind, body = read.take(16), read.number(1), record[17:]
             if kind == 1:
-                bundle = agreeing(body)
-                known.setdefault(bundle.session, bundle)
+                bundle = bundle_of(body, signed)
+                known[bundle.session].append((i, bundle))
+                if is_own(bundle):
+                    own_sessions.add(bundle.session)
         elif block.type == FORGET:
             if record:
                 head, signature = read.take(146), read.take(64)
@@ -386,25 +388,26 @@ def checked(data: bytes) -> Result:
     # What is asked of feeds below and in 9.4: up to each disclosed entry, how many messages lead to
     # it one by one, and from which seq on; and which seqs of a feed are messages.
     chains: dict[int, tuple[int, int]] = {}
-    seqs: dict[tuple[bytes, bytes], Counter[int]] = defaultdict(Counter)
-    chats: set[tuple[tuple[bytes, bytes], int]] = set()
+    seqs: dict[Feed, Counter[int]] = defaultdict(Counter)
+    chats: set[tuple[Feed, int]] = set()
     late: set[int] = set()
     for i, entry in sorted(disclosed.items()):
         before_it = by_id.get(entry.previous, i)
         earlier = disclosed.get(before_it)
-        count, lowest = 0, entry.seq
-        if before_it < i and earlier and (earlier.feed, earlier.seq) == (entry.feed, entry.seq - 1):
+        count, lowest, feed = 0, entry.seq, feed_of(i)
+        is_next = before_it < i and earlier and earlier.seq == entry.seq - 1
+        if is_next and feed_of(before_it) == feed:
             count, lowest = chains[before_it]
         chains[i] = (count + (entry.kind == CHAT), lowest)
-        seqs[entry.feed][entry.seq] += 1
+        seqs[feed][entry.seq] += 1
         if entry.kind == CHAT:
-            chats.add((entry.feed, entry.seq))
+            chats.add((feed, entry.seq))
         named = (by_id.get(name, i) for name in (entry.previous, entry.seen))
         late |= {at for at in named if at > i}
 
     # 4: the statements.
     heads: dict[bytes, list[tuple[int, str]]] = defaultdict(list)  # by identity: index, nick
-    has: dict[bytes, Counter[tuple[bytes, bytes]]] = defaultdict(Counter)  # and by feed
+    has: dict[bytes, Counter[Feed]] = defaultdict(Counter)  # and by feed
 
     def check_head(index: int, hashed: bytes) -> int:
         holds = index < len(blocks) and blocks[index].hash == hashed
@@ -414,7 +417,7 @@ def checked(data: bytes) -> Result:
     before = b""
     for carried, payload in statements:
         must(before < payload, "statements do not rise")
-        before, bundle = payload, agreeing(carried)
+        before, bundle = payload, bundle_of(carried, signed)
         must(bundle.identity != spki, "the owner as a witness")
         read = Reader(payload, Wrong("a statement's length"))
         must(read.number(1) == 1, "a statement's version")
@@ -433,20 +436,20 @@ def checked(data: bytes) -> Result:
             read.take(32)
             own = 0
             for _ in range(read.number(2)):
-                feed, seq, entry_id = (read.take(16), tag), read.number(8), read.take(32)
+                feed, seq, entry_id = (spki, read.take(16), tag), read.number(8), read.take(32)
                 missing = [read.number(8) for _ in range(read.number(2))]
                 index, hashed = read.number(8), read.take(32)
                 must(seq > 0 and len(missing) <= 64, "a feed's seq is 0, or too many are missing")
                 must([0, *missing, seq] == sorted({0, *missing, seq}), "missing ones do not rise")
                 must(hashed != ZEROS or index == 0, "a witnessed index without hash")
-                if not is_own(known.get(feed[0])):
+                if feed[1] not in own_sessions:
                     continue
                 own += 1
                 at = by_id.get(entry_id, 0)
                 must(blocks[at].type in (SENT, CONTROL), "an ack of what is not the owner's")
                 if at in disclosed:
-                    entry = disclosed[at]
-                    must((entry.feed, entry.seq) == (feed, seq), "an ack's seq or conversation")
+                    its_seq = disclosed[at].seq
+                    must((feed_of(at), its_seq) == (feed, seq), "an ack's seq or conversation")
                     count, lowest = chains[at]
                     count -= sum(m >= lowest and (feed, m) in chats for m in missing)
                     has[bundle.identity][feed] = max(count, has[bundle.identity][feed])
@@ -471,14 +474,14 @@ def checked(data: bytes) -> Result:
 
     result = Result(0, "", nick, fingerprint(spki), chain_id, blocks, predecessor, finding)
     for i, shown in sorted(disclosed.items()):
-        author = known[shown.feed[0]]
+        author = authors[i]
         who = (author.nick, fingerprint(author.identity))
         if shown.kind == CHAT:
             said = None if shown.text is None else shown.text.decode()
-            (session, tag), times = shown.feed, (shown.sent_ms, blocks[i].time)
-            message = Message(i, *who, said, tag != author.tag, *times, shown.seq, session, tag)
+            times, place = (shown.sent_ms, blocks[i].time), (shown.seq, shown.session, shown.tag)
+            message = Message(i, *who, said, shown.tag != author.tag, *times, *place)
             result.messages.append(message)
-        if seqs[shown.feed][shown.seq] > 1 and who not in result.forks:
+        if seqs[feed_of(i)][shown.seq] > 1 and who not in result.forks:
             result.forks.append(who)
     for identity, signed_for in heads.items():
         index, name = max(signed_for, key=lambda one: one[0])  # the first of them

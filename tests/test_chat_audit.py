@@ -86,15 +86,53 @@ def test_words_that_their_author_did_not_sign_are_found(alice: Owner, bob: Speak
     assert f"blocks 0 to {block.index - 1} are whole" in deep(alice).sentence
 
 
-def test_another_bundle_of_a_session_is_well_unless_it_is_another_persons(
+def claims(name: str, session_id: bytes) -> Speaker:
+    """Somebody who joins under a session_id that was somebody else's."""
+    posing = Speaker(name)
+    posing.session_id = session_id
+    posing.bundle = posing.called(name)
+    return posing
+
+
+def test_another_bundle_of_a_session_is_well_whoever_it_is(alice: Owner, bob: Speaker) -> None:
+    """Else anybody could spoil a chain on which an old session_id of somebody stands."""
+    heard = alice.hears(bob, "hi")
+    alice.meets(bob.called("bobby", number=2))
+    carol = claims("carol", bob.session_id)
+    alice.meets(carol.bundle)
+    alice.hears(carol, "boo")
+    alice.chain.forget(heard.index, NOW, kept_of(alice.chain.record(heard)))
+    assert deep(alice).ok
+
+
+def test_an_entry_is_judged_by_the_last_bundle_before_it(alice: Owner, bob: Speaker) -> None:
+    carol = claims("carol", bob.session_id)
+    alice.hears(bob, "hi")
+    alice.meets(carol.bundle)
+    late = alice.keeps(BlockType.RECEIVED, bob.entry("once more"), bob)
+    assert str(deep(alice)) == f"BADAUTHOR@{late.index}"
+
+
+def test_what_is_left_of_an_erased_entry_is_judged_by_the_bundle_before_that_entry(
     alice: Owner, bob: Speaker
 ) -> None:
-    alice.hears(bob, "hi")
-    alice.meets(bob.called("bobby", number=2))
+    signed = bob.entry("hi")
+    block = alice.append(BlockType.RECEIVED, signed.serialize(), signed.entry.entry_id)
+    alice.meets(bob.bundle)
+    erased = alice.chain.forget(block.index, NOW, kept_of(signed.serialize()))
+    assert str(deep(alice)) == f"BADAUTHOR@{erased.index}"
+
+
+def test_whoever_claims_an_own_session_of_earlier_takes_nothing_of_it(
+    alice: Owner, bob: Speaker
+) -> None:
+    alice.says("mine")
+    alice.is_acked_by(bob)
+    carol = claims("carol", alice.session_id)
+    alice.meets(carol.bundle)
+    alice.hears(carol, "boo")
     assert deep(alice).ok
-    posing = Speaker("carol")
-    posing.session_key, posing.session_id = bob.session_key, bob.session_id
-    block = alice.meets(posing.called("carol"))
+    block = alice.keeps(BlockType.SENT, carol.entry("by alice?"), carol)
     assert str(deep(alice)) == f"BADAUTHOR@{block.index}"
 
 
@@ -110,11 +148,17 @@ def test_an_author_who_was_not_introduced_is_named_so(alice: Owner, bob: Speaker
     block = alice.append(BlockType.RECEIVED, signed.serialize(), signed.entry.entry_id)
     with pytest.raises(Misattributed, match="nothing says whose session wrote it"):
         authors.take(block, signed.serialize())
-    assert authors.bundle(bob.session_id) is None
-    authors.admit(bob.bundle)
-    written = authors.take(block, signed.serialize())
+    assert authors.introduced(bob.session_id, block.index) is None
+    event = alice.meets(bob.bundle)
+    authors.take(event, alice.chain.record(event))
+    assert authors.introduced(bob.session_id, event.index) is None
+    introduced = authors.introduced(bob.session_id, event.index + 1)
+    assert introduced is not None
+    assert (introduced.index, introduced.bundle.raw) == (event.index, bob.bundle.raw)
+    again = alice.append(BlockType.RECEIVED, signed.serialize(), signed.entry.entry_id)
+    written = authors.take(again, signed.serialize())
     assert written is not None
-    assert (written.entry, written.author) == (signed.entry, bob.bundle)
+    assert (written.entry, written.author) == (signed.entry, introduced.bundle)
     assert not authors.is_ours(bob.session_id)
 
 
