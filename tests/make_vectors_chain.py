@@ -182,7 +182,7 @@ def deep(database: sqlite3.Connection, data_key: bytes, identity_spki: bytes, cs
     """The verdict on the authors of a chain that verifies: CHAIN_FORMAT.md 5, BADAUTHOR."""
     rows, _ = _in_place(database)
     owner = (rows[0][1][6:22], identity_spki, csk)
-    sessions: dict[bytes, tuple[bytes, ...]] = {}
+    sessions: Sessions = {}
     for idx, header, _, body in rows[1:]:
         fields = Fields(*_HEADER.unpack(header))
         if not any(body):
@@ -190,7 +190,7 @@ def deep(database: sqlite3.Connection, data_key: bytes, identity_spki: bytes, cs
         key = hmac_sha(data_key, label("body key") + header[6:30])
         record = AESGCM(key).decrypt(body[:12], body[12:], header[:70] + header[102:134])
         if fields.type == EVENT:
-            fits = _is_event(record, fields.entry_id, sessions)
+            fits = _is_event(idx, record, fields.entry_id, sessions)
         elif fields.type == FORGET:
             of = Fields(*_HEADER.unpack(rows[fields.refers_to][1]))
             head, signature = record[:-64], record[-64:]
@@ -209,7 +209,11 @@ def deep(database: sqlite3.Connection, data_key: bytes, identity_spki: bytes, cs
     return "OK"
 
 
-def _is_event(record: bytes, entry_id: bytes, sessions: dict[bytes, tuple[bytes, ...]]) -> bool:
+# By session_id: where each of its bundles stands, and identity, SSK, chain_id and CSK in it.
+Sessions = dict[bytes, list[tuple[int, tuple[bytes, ...]]]]
+
+
+def _is_event(idx: int, record: bytes, entry_id: bytes, sessions: Sessions) -> bool:
     if tagged("event", record) != entry_id:
         return False
     if record[16] != 1:
@@ -221,25 +225,28 @@ def _is_event(record: bytes, entry_id: bytes, sessions: dict[bytes, tuple[bytes,
             size, at = int.from_bytes(bundle[at : at + 2], "big"), at + 2
         parts.append(bundle[at : at + size])
         at += size
-    _, tag, identity, _, session, ssk, _, _, chain_id, csk, _, signature = parts
+    _, _, identity, _, session, ssk, _, _, chain_id, csk, _, signature = parts
     how = (padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
     public = load_der_public_key(identity)
     if at != len(bundle) or not _fits(public, signature, "bundle sig", bundle[:-384], *how):
         return False
-    lasting = (identity, ssk, chain_id, csk, tag)
-    return sessions.setdefault(session, lasting) == lasting
+    sessions.setdefault(session, []).append((idx, (identity, ssk, chain_id, csk)))
+    return True
 
 
 def _is_written(
     block: Fields,
     head: bytes,
     signature: bytes,
-    sessions: dict[bytes, tuple[bytes, ...]],
+    sessions: Sessions,
     owner: tuple[bytes, bytes, bytes],
 ) -> bool:
-    if len(head) != 146 or tagged("entry", head) != block.entry_id or head[18:34] not in sessions:
+    if len(head) != 146 or tagged("entry", head) != block.entry_id:
         return False
-    identity, ssk, chain_id, csk, _ = sessions[head[18:34]]
+    before = [who for idx, who in sessions.get(head[18:34], []) if idx < block.number]
+    if not before:
+        return False
+    identity, ssk, chain_id, csk = before[-1]
     if not _fits(Ed25519PublicKey.from_public_bytes(ssk), signature, "entry sig", head):
         return False
     if block.type == RECEIVED:
@@ -762,6 +769,9 @@ def misattributed() -> list[Case]:
     double = Person("bob", BOB.p, BOB.q)
     double.ssk_seed = stretched("another ssk", 32)
     again = event(1, bundle(double, ALICE.spki, bytes(16)))
+    as_bob, as_alice = (Person("carol", BOB.p, ALICE.q) for _ in range(2))
+    as_bob.session_id, as_alice.session_id = BOB.session_id, ALICE.session_id
+    claims = [event(1, bundle(who, ALICE.spki, bytes(16))) for who in (as_bob, as_alice)]
     ignore = event(2, BOB.fingerprint)
 
     def case(verdict: str, why: str, *records: Record, forgets: Record | None = None) -> Case:
@@ -776,6 +786,8 @@ def misattributed() -> list[Case]:
     elsewhere = Chain("elsewhere").add(event(1, bundle(ALICE, BOB.spki, CHAINS.base.chain_id)))
     elsewhere.add(hello)
     nobody = Chain("nobody").add(theirs)
+    late = Chain("late").add(of_bob).add(theirs).add(claims[0]).forget(2, kept(theirs))
+    early = Chain("early").add(theirs).add(of_bob).forget(1, kept(theirs))
     return [
         case("OK", "each by its author", audience, hello, theirs, ignore, again_whole()),
         case("OK", "an erased text by its author", theirs, forgets=theirs),
@@ -787,7 +799,14 @@ def misattributed() -> list[Case]:
         case("BADAUTHOR@3", "an audience entry as a sent one", audience._replace(type=SENT)),
         case("BADAUTHOR@3", "a chat entry as a control one", hello._replace(type=CONTROL)),
         case("BADAUTHOR@3", "a bundle that its identity did not sign", by_nobody),
-        case("BADAUTHOR@3", "two keys for one session", again),
+        case("OK", "two keys for one session, and each entry by its own", theirs, again),
+        case("BADAUTHOR@4", "an entry by an earlier key of its session", again, theirs),
+        case("OK", "who claims a session", theirs, claims[0], entry(1, as_bob, 1, b"boo")),
+        case("OK", "who claims an own one", hello, claims[1], entry(1, as_alice, 1, b"boo")),
+        Case("OK", "an erased text before the claim", late.rows, late.chain_id, deep="OK"),
+        Case("OK", "an erased text before any bundle", early.rows, early.chain_id)._replace(
+            deep="BADAUTHOR@3"
+        ),
         case("BADAUTHOR@3", "an event under another id", ignore._replace(entry_id=ZEROS)),
         case("BADAUTHOR@4", "what is kept of an erased text is another's", theirs, forgets=hello),
         Case("OK", "an own session of another chain", elsewhere.rows, elsewhere.chain_id)._replace(
