@@ -54,6 +54,7 @@ MEMBERS_TABLE = "members"  # room_tag ‖ fingerprint → last_seen_ms u64 ‖ n
 FEEDS_TABLE = "feeds"  # tag ‖ session_id → first_seq u64
 
 _HEAD_BYTES = 146  # of an entry (PROTOCOL.md 3.5)
+_WHO_BYTES = 32 + 32 + 16 + 32
 _Key = tuple[bytes, bytes]  # of a feed: tag, session_id
 
 
@@ -254,6 +255,8 @@ class Past:
         past._all.ignored = {r.fixed(32) for _ in range(r.u32())}
         audiences = [r.prefixed() for _ in range(r.u32())]
         sessions = [(r.fixed(16), r.prefixed()) for _ in range(r.u32())]
+        if any(len(known) not in (0, _WHO_BYTES) for _, known in sessions):
+            raise Malformed("who a session is, of another length")
         past._all.recorded = {session_id: known for session_id, known in sessions if known}
         past._first = {session_id: {} for session_id, _ in sessions}
         for _ in range(r.u32()):
@@ -272,9 +275,11 @@ class Past:
 
 
 def who(bundle: Bundle) -> bytes:
-    """What must not change behind a session_id that wrote to us: else its next owner's words would
-    stand on our chain under the first one's name."""
-    return bundle.fingerprint + bundle.session_key.public
+    """What must not change behind a session_id that wrote to us, 112 bytes: person, SSK, chain_id
+    and CSK.  Else its next owner's words would stand on our chain under the first one's name, or
+    its acks would be of another chain than the bundle on ours names."""
+    keys = bundle.fingerprint + bundle.session_key.public
+    return keys + bundle.chain_id + bundle.chain_key.public
 
 
 def kept_of(record: bytes) -> bytes:

@@ -23,7 +23,7 @@ from chat_memory import (
     who,
 )
 from chat_messages import Bundle, Entry, EntryKind, Event, EventKind
-from chat_wire import Malformed, WireError, u64
+from chat_wire import Malformed, WireError, prefixed, u64
 from crypto_utils import SigningKey
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
@@ -300,3 +300,7 @@ def test_a_past_that_was_cut_or_whose_numbers_lead_nowhere_is_refused() -> None:
     at = data.index(LOBBY.tag) + 16  # the first feed's session
     with pytest.raises(Malformed, match="a feed of no session"):
         Past.parse(data[:at] + b"\xff" + data[at + 1 :])
+    known = who(session(0)[1])
+    earlier = data.replace(prefixed(known), prefixed(known[:64]))  # as it was noted once
+    with pytest.raises(Malformed, match="who a session is"):
+        Past.parse(earlier)

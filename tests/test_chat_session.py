@@ -2168,6 +2168,33 @@ def test_bundle_of_a_session_is_recorded_once_over_all_runs(
     assert [d.type for d in again.chain] == [BlockType.RECEIVED]
 
 
+@pytest.mark.parametrize("changed", ["nothing", "person", "SSK", "chain_id", "CSK"])
+def test_session_that_wrote_keeps_its_person_its_keys_and_its_chain(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, changed: str
+) -> None:
+    """Also when it comes again, and to who has been away himself."""
+    bob.types("hello")
+    room.crash(bob)
+    keys, other = keystore("bob"), keystore("carol")
+    bundle = Bundle.create(
+        (other if changed == "person" else keys).identity,
+        LOBBY,
+        "bob",
+        bob.session_id,
+        SigningKey.generate() if changed == "SSK" else bob.session._key,
+        2,
+        session_keys("bob", 0).get_public_key(),
+        b"another chain id" if changed == "chain_id" else keys.chain_id,
+        (other if changed == "CSK" else keys).chain_signing_key.public,
+    )
+    room.crash(alice)
+    again = room.join("alice", alice.memory)
+    again.hears(Add(bob.session_id, bundle.raw).serialize())
+    is_refused = changed != "nothing"
+    assert again.counts == ({"bundle refused": 1} if is_refused else {})
+    assert set(again.session._roster.live) == (set() if is_refused else {bob.session_id})
+
+
 def test_memory_reads_only_rows_of_its_room_and_none_that_may_be_forgotten() -> None:
     memory = Memory()
     value = u64(5) + b"bob"
