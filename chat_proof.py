@@ -185,9 +185,14 @@ class _Maker:
         genesis = self._block(0)
         parts = [_MAGIC, u8(_VERSION), prefixed(self._nick.encode()), prefixed(genesis.body)]
         parts.append(u32(self._last.index + 1))
+        entry_ids: set[bytes] = set()
         for index in range(self._last.index + 1):
             block = self._block(index)
             parts += [block.header, block.signature]
+            if block.type in ENTRY_TYPES:
+                if block.entry_id in entry_ids:  # the first counts; its text may be erased
+                    self._disclosed.pop(index, None)
+                entry_ids.add(block.entry_id)
         parts.append(u32(len(self._disclosed)))
         for index, record in sorted(self._disclosed.items()):
             parts += [u64(index), prefixed(record)]
@@ -290,7 +295,7 @@ class _Check:
         self._owner = Who(bytes(32), _NO_NICK)  # until it is proven
         self._blocks: list[Block] = []
         self._erased: set[int] = set()
-        self._entries: dict[bytes, int] = {}  # entry_id → index of its block
+        self._entries: dict[bytes, int] = {}  # entry_id → index of its first block
         self._written: dict[bytes, Written] = {}  # disclosed, by entry_id
         self._held: dict[bytes, _Held] = {}  # by fingerprint
         self._last_hash = b""
@@ -374,7 +379,9 @@ class _Check:
             raise _Failed(f"block {index} lacks its proof of work")
         if block.type in ENTRY_TYPES:
             before = self._entries.setdefault(block.entry_id, index)
-            if before != index:
+            # Who is forgotten after a month can say the same once more, which is not the owner's
+            # doing; what he wrote himself he wrote once.
+            if before != index and block.type is not BlockType.RECEIVED:
                 raise _Failed(f"block {index} repeats the message of block {before}")
         elif block.type is BlockType.FORGET and block.refers_to < index:
             self._erased.add(block.refers_to)
@@ -395,8 +402,10 @@ class _Check:
                 written = self._authors.take(block, record, erased)
             except Misattributed as exc:
                 raise _Failed(f"the record of block {index} does not hold: {exc}") from exc
-            if written is not None:  # a text that is there before what is left of it
-                self._written.setdefault(written.entry_id, written)
+            if written is None or self._entries[written.entry_id] != written.block.index:
+                continue  # no entry, or one that was received before
+            # A text counts before what is left of it.
+            self._written.setdefault(written.entry_id, written)
 
     # ----------------------------------------------------------------- who signed for it
 
@@ -506,7 +515,8 @@ class _Check:
         held = sorted(self._held.values(), key=lambda h: (-h.index, h.who.nick, h.who.fingerprint))
         disclosed = self._in_order()
         texts = {written.block.index for written in disclosed if not written.is_erased}
-        erased = {i for i in self._erased - texts if self._blocks[i].type in (_SENT, _RECEIVED)}
+        erased = self._erased.intersection(self._entries.values()) - texts
+        erased = {i for i in erased if self._blocks[i].type in (_SENT, _RECEIVED)}
         shown = erased | texts
         genesis = self._layout.genesis
         return Report(

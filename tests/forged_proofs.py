@@ -520,7 +520,7 @@ def entries() -> Iterator[Case]:
 
 
 def blocks() -> Iterator[Case]:
-    alice, bob = person("alice"), person("bob")
+    alice = person("alice")
 
     def with_block(kind: int, **other: Any) -> bytes:
         chain = ForgedChain()
@@ -548,10 +548,13 @@ def blocks() -> Iterator[Case]:
     parts = chain.parts()
     unsigned = (parts.rows[0][:150] + bytes(64), parts.rows[1])
     yield Case("an old row that is not signed", replace(parts, rows=unsigned).signed_by(alice))
-    chain = ForgedChain(bundle(bob))
-    chain.keeps(SENT, entry(bob, "hi"), shown=False)
-    chain.keeps(RECEIVED, entry(bob, "hi"))
-    yield Case("one entry in blocks of two types", chain.file())
+    for kind, of in ((SENT, "a sent"), (CONTROL, "a control")):
+        for before in (kind, RECEIVED):
+            chain = ForgedChain()
+            for its_type in (before, kind):
+                chain.add(its_type, b"an entry's id".ljust(32))
+            told = "itself" if before == kind else "a received one"
+            yield Case(f"{of} block that repeats {told}", chain.file())
 
 
 def records() -> Iterator[Case]:
@@ -763,6 +766,7 @@ def harmless() -> Iterator[Case]:
     yield Case("a witness of three names: the first with the highest head", chain.file(), 0)
     yield from counts()
     hi = entry(bob, "h")
+    yield from repeated()
     chain = ForgedChain(bundle(bob))
     index = chain.keeps(RECEIVED, hi, shown=False)
     chain.add(EVENT, refers_to=index)
@@ -778,6 +782,35 @@ def harmless() -> Iterator[Case]:
     yield Case("the longest and the shortest text, and an empty audience", chain.file(), 0)
     longest = ("é/-你\u0300" + "x" * 27).encode()
     yield Case("a name with all that is allowed", ForgedChain().file(longest), 0)
+
+
+def repeated() -> Iterator[Case]:
+    """An entry that was received again: where it stands first it counts."""
+    alice, bob = person("alice"), person("bob")
+    first, second = entry(bob, "hi"), entry(bob, "ho", 2)
+
+    def twice(*shown: bool) -> ForgedChain:
+        chain = ForgedChain(bundle(bob))
+        chain.keeps(RECEIVED, first, shown=shown[0])
+        chain.keeps(RECEIVED, second)
+        chain.keeps(RECEIVED, first, shown=shown[1])
+        return chain
+
+    yield Case("a message that was received twice", twice(True, True).file(), 0)
+    yield Case("one received twice, of which the second is disclosed", twice(False, True).file(), 0)
+    chain = twice(True, True)
+    chain.records[4] = second
+    yield Case("one received twice, with another record the second time", chain.file())
+    for which, (index, record) in enumerate([(2, kept(first)), (4, kept(first)), (4, b"")], 1):
+        chain = twice(index == 4, index == 2)
+        chain.forgets(index, record)
+        yield Case(f"one received twice and erased once ({which} of 3)", chain.file(), 0)
+    chain = ForgedChain(bundle(alice))
+    said = entry(alice, "hi")
+    chain.keeps(SENT, said)
+    chain.keeps(RECEIVED, said)
+    chain.states(bundle(bob), chain.ack(bob, chain.report(said, 1)))
+    yield Case("a message of the owner's that he received as well", chain.file(), 0)
 
 
 def counts() -> Iterator[Case]:

@@ -331,8 +331,10 @@ def checked(data: bytes) -> Result:
         must(kind != SENT or 8 <= difficulty <= zero_bits(hashed), f"block {i}: mining")
         signed.ed25519(csk, "block sig", chain_id + header[22:30] + hashed, signature)
         blocks.append(Block(kind, time, entry_id, refers_to, hashed))
-    by_id = {block.entry_id: i for i, block in enumerate(blocks) if block.type in ENTRIES}
-    must(len(by_id) == sum(b.type in ENTRIES for b in blocks), "two blocks of one entry")
+    by_id: dict[bytes, int] = {}  # the first block of each entry, which alone counts
+    for i, block in enumerate(blocks):
+        if block.type in ENTRIES and by_id.setdefault(block.entry_id, i) != i:
+            must(block.type == RECEIVED, f"block {i}: the owner's entry once more")
 
     # 3: the records.
     known: dict[bytes, list[tuple[int, Bundle]]] = defaultdict(list)  # by session_id, with indices
@@ -356,7 +358,7 @@ def checked(data: bytes) -> Result:
         if blocks[i].type != RECEIVED:
             must(is_own(bundle), f"block {i}: the owner's, by somebody else")
             must(entry.kind == (CHAT if blocks[i].type == SENT else AUDIENCE), f"block {i}: kind")
-        if i not in disclosed:
+        if i not in disclosed and by_id[blocks[i].entry_id] == i:
             disclosed[i], authors[i] = entry, bundle
 
     last = 0
@@ -478,8 +480,9 @@ def checked(data: bytes) -> Result:
         who = (author.nick, fingerprint(author.identity))
         if shown.kind == CHAT:
             said = None if shown.text is None else shown.text.decode()
-            times, place = (shown.sent_ms, blocks[i].time), (shown.seq, shown.session, shown.tag)
-            message = Message(i, *who, said, shown.tag != author.tag, *times, *place)
+            is_private, times = shown.tag != author.tag, (shown.sent_ms, blocks[i].time)
+            place = (shown.session, shown.tag)
+            message = Message(i, *who, said, is_private, *times, shown.seq, *place)
             result.messages.append(message)
         if seqs[feed_of(i)][shown.seq] > 1 and who not in result.forks:
             result.forks.append(who)
@@ -489,7 +492,7 @@ def checked(data: bytes) -> Result:
         result.witnesses.append(Witness(name, fingerprint(identity), index, total))
     texts = {i for i, entry in disclosed.items() if entry.text is not None}
     erased = {b.refers_to for i, b in enumerate(blocks) if b.type == FORGET and b.refers_to < i}
-    erased = {i for i in erased - texts if blocks[i].type in (SENT, RECEIVED)}
+    erased = {i for i in by_id.values() if i in erased - texts and blocks[i].type != CONTROL}
     result.erased = len(erased)
     result.undisclosed = len(set(by_id.values()) - erased - texts)
     result.late = len(late)

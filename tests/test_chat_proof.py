@@ -539,12 +539,38 @@ def test_an_entry_that_a_witness_signed_for_cannot_be_left_out(alice: Owner, bob
     refused(changed.signed_by(alice), "bob#", "not in this chain")
 
 
-def test_a_message_cannot_stand_twice(alice: Owner, bob: Speaker) -> None:
+@pytest.mark.parametrize("is_erased", [False, True])
+def test_a_message_that_was_received_twice_counts_where_it_stands_first(
+    alice: Owner, bob: Speaker, is_erased: bool
+) -> None:
+    """Who is forgotten after a month can say the very same once more."""
     alice.meets(bob.bundle)
     yes = bob.entry("yes")
-    alice.keeps(RECEIVED, yes, bob)
+    first = alice.keeps(RECEIVED, yes, bob)
     alice.says("shall I hand over the money?")
-    alice.keeps(RECEIVED, yes, bob)
+    second = alice.keeps(RECEIVED, yes, bob)
+    if is_erased:
+        alice.chain.forget(first.index, NOW, kept_of(yes.serialize()))
+    data = proof(alice)
+    assert second.index not in dict(Parts.of(data).records)
+    for disclosed in (data, disclosing(data, alice, second.index, yes.serialize())):
+        found = check_proof(disclosed)
+        assert [(m.author.nick, m.index) for m in found.messages] == [("bob", 2), ("alice", 4)]
+        assert found.messages[0].text == (None if is_erased else "yes")
+        counts = (found.undisclosed, found.erased, found.late, found.forks)
+        assert counts == (0, int(is_erased), 0, ())
+    alice.chain.forget(second.index, NOW)
+    assert report(alice).erased == is_erased
+
+
+@pytest.mark.parametrize("kind", [SENT, BlockType.CONTROL])
+def test_a_message_of_the_owners_cannot_stand_twice(
+    alice: Owner, bob: Speaker, kind: BlockType
+) -> None:
+    own = alice.entry(bytes(16), kind=EntryKind.CHAT if kind is SENT else EntryKind.AUDIENCE)
+    alice.keeps(kind, own, alice)
+    alice.hears(bob, "well?")
+    alice.keeps(kind, own, alice)
     refused(proof(alice), "block 5 repeats the message of block 2")
 
 
