@@ -481,28 +481,22 @@ class _Check:
         feed, seq = _place(written)
         if (*feed[1:], seq) != (report.session_id, ack.tag, report.seq):
             raise _Failed(f"what {who.name} signed for is not the message of block {index}")
-        run = self._runs[report.entry_id]
-        lacking = sum(seq >= run.first_seq and (feed, seq) in self._chats for seq in report.missing)
-        held.entries[feed] = max(held.entries.get(feed, 0), run.chats - lacking)
+        held.entries[feed] = max(held.entries.get(feed, 0), self._runs[report.entry_id])
 
     def _count_runs(self) -> None:
-        """How far back from each entry of the owner's the links lead through disclosed ones: who
-        signs for an entry has signed for those too."""
-        self._runs: dict[bytes, _Run] = {}
-        self._chats: set[tuple[_Feed, int]] = set()
+        """How many messages each entry of the owner's leads to through links of disclosed ones:
+        who signs for an entry has signed for those too, whether he has them or not."""
+        self._runs: dict[bytes, int] = {}  # by entry_id
         for written in self._in_order():
             entry = written.entry
             if not self._authors.is_own(written.author):
                 continue
             feed, seq = _place(written)
-            run = _Run(seq, 0)
+            count = 0
             before = self._written.get(entry.previous)
             if before is not None and _place(before) == (feed, seq - 1):
-                run = self._runs.get(before.entry_id, run)  # none, if it stands behind
-            is_chat = entry.kind == EntryKind.CHAT
-            self._runs[written.entry_id] = _Run(run.first_seq, run.chats + is_chat)
-            if is_chat:
-                self._chats.add((feed, seq))
+                count = self._runs.get(before.entry_id, 0)  # none, if it stands behind
+            self._runs[written.entry_id] = count + (entry.kind == EntryKind.CHAT)
 
     def _in_order(self) -> list[Written]:
         """What is disclosed, in the chain's order."""
@@ -604,14 +598,6 @@ class _Held:
     who: Who
     index: int = -1  # the highest block
     entries: dict[_Feed, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Disclosed entries of one feed, each linked to the one before."""
-
-    first_seq: int
-    chats: int  # messages among them, up to an entry
 
 
 def _place(written: Written) -> tuple[_Feed, int]:

@@ -55,7 +55,9 @@ class Witness:
 
     who: Who
     index: int  # the highest block whose hash, signed by the owner, it says it holds; -1: none
-    entries: int  # how many of the owner's disclosed messages it signed that it holds
+    # How many of the owner's disclosed messages it signed for: the last of a conversation, which it
+    # has, and through the links of that those before, which it need not have.
+    entries: int
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,11 @@ class _Told:
         highest = max((witness.index for witness in report.witnesses), default=-1)
         if lines:
             lines.insert(0, "proven: what others signed for, each at some time:")
+        if any(witness.entries > 1 for witness in report.witnesses):
+            lines.append(
+                f"who signed for messages of {owner} named the last, which is linked to those "
+                f"before; that he has those as well is not proven"
+            )
         if highest == 0:
             lines.append("so block 0 has not changed since then")
         elif highest > 0:
@@ -204,12 +211,12 @@ class _Told:
     def _one_witness(self, witness: Witness) -> str:
         parts = []
         if witness.index >= 0:
-            parts.append(f"the head of block {witness.index}")
+            parts.append(f"holds the head of block {witness.index}")
         if witness.entries:
-            parts.append(f"{counted(witness.entries, 'message')} of {self._owner}")
+            parts.append(f"signed for {counted(witness.entries, 'message')} of {self._owner}")
         digits = grouped(witness.who.fingerprint, 4)
-        has = " and ".join(parts) or f"no disclosed message of {self._owner}"
-        return f"  {self._labels[witness.who]} holds {has}; fingerprint {digits}"
+        what = " and ".join(parts) or f"signed for no disclosed message of {self._owner}"
+        return f"  {self._labels[witness.who]} {what}; fingerprint {digits}"
 
     def _not_shown(self) -> list[str]:
         report = self._report

@@ -814,7 +814,7 @@ def repeated() -> Iterator[Case]:
 
 
 def counts() -> Iterator[Case]:
-    """How many of the owner's messages a witness has."""
+    """How many of the owner's messages a witness signed for."""
     alice, bob, carol = person("alice"), person("bob"), person("carol")
     chain = ForgedChain(bundle(alice))
     first = entry(alice, SALT, kind=AUDIENCE)
@@ -822,7 +822,7 @@ def counts() -> Iterator[Case]:
     for kind, record in ((CONTROL, first), (SENT, entry(alice, "fork")), (CONTROL, second)):
         chain.keeps(kind, record)
     chain.states(bundle(bob), chain.ack(bob, chain.report(second, 2, missing=(1,))))
-    yield Case("a count of messages that would be less than none", chain.file(), 0)
+    yield Case("an ack of an audience, which leads to no message", chain.file(), 0)
     chain = ForgedChain()
     said = chain.says(3)
     del chain.records[3]
@@ -840,4 +840,4 @@ def counts() -> Iterator[Case]:
     ack = chain.ack(bob, chain.report(second, 2, missing=(1,)), others)
     chain.states(bundle(bob), ack)
     chain.states(bundle(carol), chain.ack(carol, chain.report(last, 5, missing=(4,))))
-    yield Case("links with a gap; missing ones that are no message, or the lowest", chain.file(), 0)
+    yield Case("links with a gap; what is missing makes no difference", chain.file(), 0)

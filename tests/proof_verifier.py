@@ -94,7 +94,7 @@ class Witness(NamedTuple):
     nick: str
     fingerprint: str
     block: int  # -1: it signed for none
-    has: int  # how many of the owner's messages
+    signed_for: int  # how many of the owner's messages
 
 
 @dataclass
@@ -387,29 +387,25 @@ def checked(data: bytes) -> Result:
             read.end()
             disclose(i, head, salted, signature)
 
-    # What is asked of feeds below and in 9.4: up to each disclosed entry, how many messages lead to
-    # it one by one, and from which seq on; and which seqs of a feed are messages.
-    chains: dict[int, tuple[int, int]] = {}
+    # What is asked of feeds below and in 9.4: how many messages lead to each disclosed entry one by
+    # one, that one too; and which seqs a feed has.
+    chains: dict[int, int] = {}
     seqs: dict[Feed, Counter[int]] = defaultdict(Counter)
-    chats: set[tuple[Feed, int]] = set()
     late: set[int] = set()
     for i, entry in sorted(disclosed.items()):
         before_it = by_id.get(entry.previous, i)
         earlier = disclosed.get(before_it)
-        count, lowest, feed = 0, entry.seq, feed_of(i)
+        feed = feed_of(i)
         is_next = before_it < i and earlier and earlier.seq == entry.seq - 1
-        if is_next and feed_of(before_it) == feed:
-            count, lowest = chains[before_it]
-        chains[i] = (count + (entry.kind == CHAT), lowest)
+        count = chains[before_it] if is_next and feed_of(before_it) == feed else 0
+        chains[i] = count + (entry.kind == CHAT)
         seqs[feed][entry.seq] += 1
-        if entry.kind == CHAT:
-            chats.add((feed, entry.seq))
         named = (by_id.get(name, i) for name in (entry.previous, entry.seen))
         late |= {at for at in named if at > i}
 
     # 4: the statements.
     heads: dict[bytes, list[tuple[int, str]]] = defaultdict(list)  # by identity: index, nick
-    has: dict[bytes, Counter[Feed]] = defaultdict(Counter)  # and by feed
+    signed_for: dict[bytes, Counter[Feed]] = defaultdict(Counter)  # and by feed
 
     def check_head(index: int, hashed: bytes) -> int:
         holds = index < len(blocks) and blocks[index].hash == hashed
@@ -452,9 +448,9 @@ def checked(data: bytes) -> Result:
                 if at in disclosed:
                     its_seq = disclosed[at].seq
                     must((feed_of(at), its_seq) == (feed, seq), "an ack's seq or conversation")
-                    count, lowest = chains[at]
-                    count -= sum(m >= lowest and (feed, m) in chats for m in missing)
-                    has[bundle.identity][feed] = max(count, has[bundle.identity][feed])
+                    signed_for[bundle.identity][feed] = max(
+                        chains[at], signed_for[bundle.identity][feed]
+                    )
                 if hashed != ZEROS:
                     indices.append(check_head(index, hashed))
             must(own > 0, "an ack of nothing of the owner's")
@@ -486,9 +482,9 @@ def checked(data: bytes) -> Result:
             result.messages.append(message)
         if seqs[feed_of(i)][shown.seq] > 1 and who not in result.forks:
             result.forks.append(who)
-    for identity, signed_for in heads.items():
-        index, name = max(signed_for, key=lambda one: one[0])  # the first of them
-        total = sum(has[identity].values())
+    for identity, of_person in heads.items():
+        index, name = max(of_person, key=lambda one: one[0])  # the first of them
+        total = sum(signed_for[identity].values())
         result.witnesses.append(Witness(name, fingerprint(identity), index, total))
     texts = {i for i, entry in disclosed.items() if entry.text is not None}
     erased = {b.refers_to for i, b in enumerate(blocks) if b.type == FORGET and b.refers_to < i}
@@ -524,7 +520,7 @@ def main(arguments: list[str]) -> int:
         print(f"block {m.block}, {m.nick} {m.fingerprint}{', private' * m.private}: {text}")
         print(f"    witnessed by {by or 'nobody'}")
     for w in result.witnesses:
-        print(f"witness {w.nick} {w.fingerprint}: head of block {w.block}, {w.has} messages")
+        print(f"witness {w.nick} {w.fingerprint}: head of block {w.block}, {w.signed_for} messages")
     for name in ("undisclosed", "erased", "late", "unseen", "forks"):
         print(name, getattr(result, name))
     return 0

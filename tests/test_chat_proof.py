@@ -261,7 +261,7 @@ def test_a_witness_covers_the_blocks_up_to_the_one_it_signed_for(
     assert told(found, "not proven", f"block {found.blocks - 1}: no witness has it")
 
 
-def test_a_witness_has_the_messages_that_lead_to_the_one_it_names(
+def test_a_witness_signed_for_the_messages_that_lead_to_the_one_it_names(
     alice: Owner, bob: Speaker
 ) -> None:
     alice.addresses(alice, bob)
@@ -270,9 +270,27 @@ def test_a_witness_has_the_messages_that_lead_to_the_one_it_names(
     alice.is_acked_by(bob, -1, missing=(3,))
     alice.says("four, not acked")
     found = report(alice)
-    assert found.witnesses == (Witness(Who(bob.fingerprint, "bob"), -1, 2),)
+    assert found.witnesses == (Witness(Who(bob.fingerprint, "bob"), -1, 3),)
     assert all(not message.witnesses for message in found.messages)
-    assert told(found, "bob", "2 messages of alice")
+    assert told(found, "bob", "signed for 3 messages of alice")
+
+
+def test_who_came_late_is_not_said_to_have_what_was_said_before(tmp_path: Path) -> None:
+    room = SimulatedRoom()
+    with (
+        RecordedMember(room, "alice", tmp_path / "a") as alice,
+        RecordedMember(room, "bob", tmp_path / "b") as bob,
+    ):
+        room.connect(alice)
+        for text in ("one", "two"):
+            alice.types(text)
+        room.connect(bob)
+        alice.types("three")
+        room.passes(5)
+        assert bob.messages == ["alice: three"]
+        found = check_proof(make_proof(alice.file, nick=""))
+    assert told(found, "bob#", "signed for 3 messages of alice")
+    assert told(found, "named the last", "has those as well is not proven")
 
 
 def test_a_message_that_is_not_disclosed_breaks_the_links_to_those_before(

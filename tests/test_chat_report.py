@@ -97,7 +97,7 @@ def test_where_no_witness_signed_the_order_is_the_owners_word_alone() -> None:
 
 def test_what_no_witness_has_is_named() -> None:
     found = report(said(BOB), witnesses=(Witness(BOB, 6, 2),))
-    assert told(found, NAME, "head of block 6 and 2 messages of alice#")
+    assert told(found, NAME, "holds the head of block 6 and signed for 2 messages of alice#")
     assert told(found, "blocks 0 to 6", "not changed since")
     assert told(found, "not proven", "blocks 7 to 9")
     whole = report(said(BOB), witnesses=(Witness(BOB, 9, 0),))
@@ -115,10 +115,17 @@ def test_one_block_is_not_called_several() -> None:
 
 def test_a_witness_of_messages_alone_says_nothing_of_the_chain() -> None:
     found = report(said(BOB), witnesses=(Witness(BOB, -1, 1),))
-    assert told(found, f"{NAME} holds 1 message of alice#")
+    assert told(found, f"{NAME} signed for 1 message of alice#")
     assert not told(found, "not changed since")
     found = report(said(BOB), witnesses=(Witness(BOB, -1, 0),))
-    assert told(found, f"{NAME} holds no disclosed message of alice#")
+    assert told(found, f"{NAME} signed for no disclosed message of alice#")
+
+
+@pytest.mark.parametrize("entries", [1, 2])
+def test_a_witness_is_not_said_to_have_the_messages_before_the_one_it_named(entries: int) -> None:
+    found = report(said(ALICE), witnesses=(Witness(BOB, 6, entries),))
+    assert told(found, "named the last", "not proven") == (entries > 1)
+    assert told(found, f"{NAME} holds the head of block 6 and signed for ")
 
 
 def test_what_is_not_in_it_is_counted() -> None:
