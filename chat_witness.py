@@ -92,7 +92,7 @@ class Heads:
 
     def __init__(self, rows: Mapping[bytes, bytes] | None = None) -> None:
         """`rows`: of the side table `heads`; those of another form are not looked at."""
-        # By fingerprint, then chain_id, what was kept last at the end.
+        # By fingerprint, who signed a head last at the end; then chain_id, what was kept last.
         self._people: dict[bytes, dict[bytes, _Held]] = {}
         self._unkept: dict[bytes, bytes] = {}
         found = [
@@ -118,6 +118,8 @@ class Heads:
         """A head that its owner signed (verified); it is kept if it is newer than what we hold."""
         before = self.get(fingerprint, head.chain_id)
         if before is not None and head.index <= before.index:
+            # He is here: others, however many, do not push him out of what we keep.
+            self._people[fingerprint] = self._people.pop(fingerprint)
             is_other = head.index == before.index and head.hash != before.hash
             return Taken.CONFLICT if is_other else Taken.KNOWN
         self._put(fingerprint, _Held(head, now_ms))
@@ -132,7 +134,7 @@ class Heads:
         return rows
 
     def _put(self, fingerprint: bytes, held: _Held) -> None:
-        """Re-inserted at the end, so that the first are those kept longest ago; they go."""
+        """Re-inserted at the end, so that the first are those not seen for longest; they go."""
         chains = self._people.pop(fingerprint, {})
         self._people[fingerprint] = chains
         chains.pop(held.head.chain_id, None)

@@ -185,6 +185,25 @@ def test_person_too_many_takes_the_place_of_the_one_kept_longest_ago() -> None:
     assert {key[:32] for key in rows} == {*people[5:]}
 
 
+def test_strangers_however_many_do_not_push_out_the_head_of_who_is_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whose chain does not grow meanwhile, or was rewritten."""
+    monkeypatch.setattr("chat_witness.MAX_HEAD_PEOPLE", 8)
+    heads, away = Heads(), b"a" * 32
+    other_chain = any_head(3, chain_id=b"d" * 16)
+    for person, head in ((away, any_head(5)), (PERSON, other_chain), (PERSON, any_head(5))):
+        heads.take(person, head, 1)
+    for n in range(30):
+        heads.take(n.to_bytes(32, "big"), any_head(1), 2)
+        again = any_head(5, b"another") if n % 2 else any_head(4)
+        assert heads.take(PERSON, again, 2) is (Taken.CONFLICT if n % 2 else Taken.KNOWN)
+    assert heads.of(PERSON) == [any_head(5), other_chain]
+    assert heads.of(away) == []
+    rows = table(heads.unkept(), HEADS_TABLE)
+    assert len({key[:32] for key in rows}) == 8
+
+
 def test_rows_of_another_form_are_not_looked_at_and_too_many_are_forgotten() -> None:
     good = u64(5) + any_head(5).hash + bytes(64) + u64(7)
     rows = {PERSON + CHAIN: good, b"short": good, PERSON + b"d" * 16: good + b"x"}
