@@ -153,6 +153,8 @@ class _Maker:
         best: dict[bytes, tuple[int, Evidence]] = {}  # by fingerprint
         for evidence in self._kept():
             reports = [r for r in evidence.feeds if self._authors.is_ours(r.session_id)]
+            if len(reports) > 1:  # the run that kept it looked at what is said of its own alone
+                continue
             index = _witnessed(evidence, reports, self._last.chain_id)
             tag, who = evidence.payload.tag, evidence.witness.fingerprint
             if any((report.session_id, tag) in self._feeds for report in reports):

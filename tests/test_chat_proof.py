@@ -337,6 +337,21 @@ def test_acks_of_a_conversation_that_is_not_disclosed_stay_out(alice: Owner, bob
     assert [payload[18:34] for _, payload in Parts.of(data).statements] == [LOBBY.tag]
 
 
+def test_whoever_lies_of_an_earlier_session_beside_the_present_one_spoils_no_proof(
+    alice: Owner, bob: Speaker, carol: Speaker
+) -> None:
+    """A session compares with its chain what an ack says of itself, and of nothing else."""
+    earlier = Speaker("alice", alice.keys)
+    earlier.session_id = b"an earlier run's"
+    alice.meets(earlier.called("alice"))
+    said = alice.says("hello")
+    alice.is_acked_by(bob)
+    lie = replace(alice.report(), session_id=earlier.session_id, entry_id=b"none".ljust(32))
+    alice.remembers(carol, carol.ack(alice.report(), lie))
+    found = report(alice)
+    assert found.witnesses == (Witness(Who(bob.fingerprint, "bob"), said.index, 1),)
+
+
 def test_the_owner_is_not_told_as_his_own_witness(alice: Owner) -> None:
     alice.says("hello")
     alice.is_acked_by(alice)
