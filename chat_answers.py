@@ -32,7 +32,7 @@ from chat_messages import (
 )
 from chat_profile import Profile
 from chat_proof import check_proof, make_proof
-from chat_settings import format_of
+from chat_settings import LAST_BLOCK, format_of
 from chat_terminal import Kind, Line
 
 __all__ = [
@@ -198,7 +198,7 @@ def _record_lines(chain: Blockchain, block: Block) -> list[str]:
         said = what.get(event.kind, f"event of kind {event.kind}:")  # type: ignore[call-overload]
         return [f"{said} {event.body.hex()}"]
     entry = SignedEntry.parse(record).entry
-    author = _sessions(chain).get(entry.session_id)
+    author = _sessions(chain, block.index).get(entry.session_id)
     who = "session " + entry.session_id.hex() if author is None else _name(author)
     lines = [f"{who}, message {entry.seq} of that session, written {_utc(entry.sent_ms)}"]
     if entry.kind == EntryKind.CHAT:
@@ -210,10 +210,12 @@ def _record_lines(chain: Blockchain, block: Block) -> list[str]:
     return [*lines, f"of kind {entry.kind}, which this version does not know"]
 
 
-def _sessions(chain: Blockchain) -> dict[bytes, Bundle]:
-    """Whose each session is, as far as the chain recorded it."""
+def _sessions(chain: Blockchain, before: int = LAST_BLOCK) -> dict[bytes, Bundle]:
+    """Whose each session was said to be last, by the blocks before that one."""
     found: dict[bytes, Bundle] = {}
-    for _, record in chain.records(BlockType.EVENT):
+    for block, record in chain.records(BlockType.EVENT):
+        if block.index >= before:
+            break
         event = Event.parse(record)
         if event.kind == EventKind.BUNDLE:
             bundle = Bundle.parse(event.body, None)
@@ -252,7 +254,7 @@ def export(
     nick: str,
     format: str,  # noqa: A002 - as the flag is called
     *,
-    only: tuple[int, int] = (0, 2**62),
+    only: tuple[int, int] = (0, LAST_BLOCK),
     peer: str = "",
 ) -> Exported:
     """A file for others: `txt`, `jsonl`, `html` or `proof`.

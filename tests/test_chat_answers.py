@@ -192,6 +192,15 @@ def test_every_block_can_be_shown_in_full(book: Book) -> None:
         block_lines(book.chain, "11")
 
 
+def test_a_block_is_named_by_who_its_session_was_then_whoever_claims_it_later(book: Book) -> None:
+    thief = Speaker("mallory")
+    thief.session_id, thief.session_key = book.bob.session_id, book.bob.session_key
+    book.alice.meets(thief.called("mallory"))
+    said = "\n".join(texts(block_lines(book.chain, "5")))
+    assert name(book.bob) in said
+    assert "mallory" not in said
+
+
 def test_wallet_says_up_to_which_block_it_counted(book: Book) -> None:
     assert wallet_line(book.chain, 1).text == "1 coin, from your chain up to block 8"
     assert [coins(0), coins(1), coins(2)] == ["0 coins", "1 coin", "2 coins"]
