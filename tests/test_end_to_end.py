@@ -89,8 +89,9 @@ def test_three_clients_talk_one_of_them_on_a_terminal(relay: Relay, tmp_path: Pa
         alice.joined()
         bob.joined()
         carol.shows("Connected! Type your messages below.")
-        alice.sees("carol")
-        bob.sees("carol")
+        for one, others in ((alice, ("bob", "carol")), (bob, ("alice", "carol"))):
+            for other in others:  # else who speaks may not know yet that it is for him as well
+                one.sees(other)
         bob.types("what a day äöü 🎈")
         alice.shows(r"bob#\w{4}: what a day äöü 🎈")
         carol.shows(r"^\d\d:\d\d bob#\w{4}: what a day äöü")
