@@ -521,8 +521,7 @@ class Blockchain:
         last = self.get_latest_block()
         if head.chain_id != last.chain_id:
             raise ValueError("a head of another chain")
-        part = signed_part(head.chain_id, head.index, head.hash)
-        self._verify_key.verify(head.signature, Label.BLOCK_SIG, part)
+        head.verify(self._verify_key)
         if head.index > last.index:
             blocks, good_ms = last.index + 1, last.timestamp_ms
             return Verdict(Finding.TRUNCATED, blocks, who, head.index, good_ms)

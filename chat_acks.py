@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from chat_blocks import Head
+from chat_blocks import Head, SideRow
 from chat_effects import Effects, Moment, Remember, Transmit, Witnessed, alert
 from chat_feeds import OurFeed, TheirFeed
 from chat_messages import Ack, Bundle, EntryKind, FeedReport, Message, SignedEntry, Witness
 from chat_roster import Roster
 from chat_wire import Broadcast, Direct
-from chat_witness import Heads, OurWitnesses, Taken, evidence, verify_ack_head
+from chat_witness import ACKS_TABLE, Heads, OurWitnesses, Taken, evidence, verify_ack_head
 from crypto_utils import BadSignature, SigningKey, random_bytes
 
 __all__ = ["Acks", "Conversation", "Dropped"]
@@ -297,8 +297,9 @@ class Acks:
             self._witnesses.take_witness(witness)
         except BadSignature as exc:
             raise Dropped("head that is not ours") from exc
-        name = self._roster.name(author.fingerprint)
-        return [Witnessed(witness.head, name, evidence(author, witness))]
+        key = witness.head.chain_id + author.fingerprint
+        row = SideRow(ACKS_TABLE, key, evidence(author, witness))
+        return [Witnessed(witness.head, self._roster.name(author.fingerprint), row)]
 
     # ----------------------------------------------------------------- what goes out
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blockchain import Block, Blockchain, BlockType, Verdict
+from chat_blocks import ERASABLE
 from chat_effects import number
 from chat_export import as_html, as_jsonl, as_text
 from chat_history import forget, history
@@ -29,6 +30,8 @@ from chat_messages import (
     Event,
     EventKind,
     SignedEntry,
+    audience_items,
+    full_name,
 )
 from chat_profile import Profile
 from chat_proof import check_proof, make_proof
@@ -52,7 +55,6 @@ __all__ = [
 
 HISTORY_DEFAULT = 20
 FOUND_MOST = 50  # lines that /find shows; the newest
-_TAG_DIGITS = 4  # of a fingerprint, behind a name
 _GROUP_DIGITS = 8  # of a hash that is to be copied on paper
 
 
@@ -103,11 +105,13 @@ def forget_lines(chain: Blockchain, argument: str, now_ms: int) -> list[Line]:
         raise Unanswered(f"say it like this: /forget {index} yes")
     if not rest:
         block = chain.block(index)
-        if block is not None and block.type not in (BlockType.SENT, BlockType.RECEIVED):
+        if block is not None and block.type not in ERASABLE:
             raise Unanswered(f"block {index} is no message but {block.type.name.lower()}")
         lasting = "this cannot be undone; others keep their copies, and the chain says it was here"
         ask = f"type /forget {index} yes to erase its text here for good: {lasting}"
-        return [*block_lines(chain, text), _notice(ask)]
+        if block is None or block.is_erased:
+            return block_lines(chain, text)
+        return [*map(_notice, _record_lines(chain, block)), _notice(ask)]
     try:
         block = forget(chain, index, now_ms)
     except ValueError as exc:
@@ -193,19 +197,19 @@ def _record_lines(chain: Blockchain, block: Block) -> list[str]:
         event = Event.parse(record)
         if event.kind == EventKind.BUNDLE:
             bundle = Bundle.parse(event.body, None)
-            return [f"who session {bundle.session_id.hex()} is: {_name(bundle)}"]
+            return [f"who session {bundle.session_id.hex()} is: {bundle.name}"]
         what = {EventKind.IGNORE: "you ignored", EventKind.UNIGNORE: "you no longer ignored"}
         said = what.get(event.kind, f"event of kind {event.kind}:")  # type: ignore[call-overload]
         return [f"{said} {event.body.hex()}"]
     entry = SignedEntry.parse(record).entry
     author = _sessions(chain, block.index).get(entry.session_id)
-    who = "session " + entry.session_id.hex() if author is None else _name(author)
-    lines = [f"{who}, message {entry.seq} of that session, written {_utc(entry.sent_ms)}"]
+    who = "session " + entry.session_id.hex() if author is None else author.name
+    lines = [f"{who}, entry {entry.seq} of that session, written {_utc(entry.sent_ms)}"]
     if entry.kind == EntryKind.CHAT:
         is_private = author is not None and entry.tag != author.room_tag
         return [*lines, f"{'private ' if is_private else ''}text: {entry.text.decode()}"]
     if entry.kind == EntryKind.AUDIENCE:
-        tags = ", ".join(f"#{prefix.hex()[:_TAG_DIGITS]}" for prefix in _audience(entry))
+        tags = ", ".join(full_name("", prefix) for prefix in audience_items(entry.text))
         return [*lines, f"who may read what follows: {tags}"]
     return [*lines, f"of kind {entry.kind}, which this version does not know"]
 
@@ -221,10 +225,6 @@ def _sessions(chain: Blockchain, before: int = LAST_BLOCK) -> dict[bytes, Bundle
             bundle = Bundle.parse(event.body, None)
             found[bundle.session_id] = bundle
     return found
-
-
-def _name(bundle: Bundle) -> str:
-    return f"{bundle.nick}#{bundle.fingerprint.hex()[:_TAG_DIGITS]}"
 
 
 def _utc(ms: int) -> str:
@@ -297,7 +297,7 @@ def _with(chain: Blockchain, name: str) -> Callable[[SignedEntry], bool]:
         if b.nick == nick and b.fingerprint.hex().startswith(tag.lower())
     }
     if len(people) != 1:
-        names = ", ".join(sorted(map(_name, people.values())))
+        names = ", ".join(sorted(bundle.name for bundle in people.values()))
         raise Unanswered(f"which {name}? {names}" if names else f"nobody called {name} is on it")
     (person,) = people
     pairs = {
@@ -316,14 +316,8 @@ def _is_pair_with(person: bytes, entry: Entry, bundles: dict[bytes, Bundle]) -> 
         return False
     if entry.kind != EntryKind.AUDIENCE:
         return author.fingerprint == person
-    audience = _audience(entry)
+    audience = audience_items(entry.text)
     return person[:AUDIENCE_ITEM_BYTES] in audience and len(audience) <= 2
-
-
-def _audience(entry: Entry) -> list[bytes]:
-    """The beginnings of fingerprints that an audience entry lists."""
-    size = AUDIENCE_ITEM_BYTES
-    return [entry.text[i : i + size] for i in range(0, len(entry.text), size)]
 
 
 def export_lines(profile: Profile, argument: str) -> list[Line]:

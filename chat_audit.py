@@ -30,9 +30,9 @@ from chat_messages import (
     Witness,
     parse_payload,
 )
-from chat_wire import SESSION_ID_BYTES, TAG_BYTES, H, Label, Malformed, Reader, WireError
+from chat_wire import SESSION_ID_BYTES, H, Label, Malformed, Reader, WireError
 from chat_witness import ACKS_TABLE
-from crypto_utils import SIGNATURE_BYTES, CryptoError, fingerprint
+from crypto_utils import SIGNATURE_BYTES, BadSignature, CryptoError, fingerprint
 
 __all__ = [
     "ENTRY_TYPES",
@@ -42,7 +42,7 @@ __all__ = [
     "Misattributed",
     "Written",
     "audit",
-    "entry_of",
+    "kept_evidence",
 ]
 
 # What records an entry; a forget block keeps the head of one.
@@ -145,7 +145,7 @@ class Authors:
     def _take_kept(self, record: bytes, erased: Block | None) -> Written:
         """What stays of an entry whose text is erased: head[146] ‖ signature[64]."""
         head, signature = record[:-SIGNATURE_BYTES], record[-SIGNATURE_BYTES:]
-        entry = entry_of(head)
+        entry = Entry.of_head(head)
         if erased is None or erased.type not in ENTRY_TYPES:
             raise Misattributed("what it says was erased is no message")
         return self._written(erased, entry, head, signature, is_erased=True)
@@ -168,19 +168,6 @@ class Authors:
             if entry.kind != (EntryKind.CHAT if is_chat else EntryKind.AUDIENCE):
                 raise Misattributed("a message of another kind than its block's")
         return Written(block, entry, entry_id, author, is_erased)
-
-
-def entry_of(head: bytes) -> Entry:
-    """An entry without its salt and text, from its head[146].  Raises WireError."""
-    r = Reader(head)
-    r.version()
-    kind, tag, session_id, seq = r.u8(), r.fixed(TAG_BYTES), r.fixed(SESSION_ID_BYTES), r.u64()
-    previous, seen, sent_ms = r.fixed(32), r.fixed(32), r.u64()
-    r.fixed(32)  # text_hash
-    r.end()
-    if seq == 0:
-        raise Malformed("a feed starts with seq 1")
-    return Entry(kind, tag, session_id, seq, previous, seen, sent_ms, b"", b"")
 
 
 # --------------------------------------------------------------------------- witnesses
@@ -212,11 +199,6 @@ class Evidence:
         return cls.verified(r.prefixed(), r.rest())
 
     @property
-    def name(self) -> str:
-        """Of the witness, for a person."""
-        return f"{self.witness.nick}#{self.witness.fingerprint.hex()[:4]}"
-
-    @property
     def feeds(self) -> tuple[FeedReport, ...]:
         """What an ack says of its conversation's feeds; a Witness says nothing of them."""
         return () if isinstance(self.payload, Witness) else self.payload.feeds
@@ -226,11 +208,11 @@ class Evidence:
 
 
 def audit(chain: Blockchain, *, progress: Callable[[int], None] | None = None) -> Verdict:
-    """What `Blockchain.verify` cannot see: that the authors signed their records, and what acks of
-    others, kept beside the chain, say of it.  Call it when that one said OK.
+    """What `Blockchain.verify` cannot see: that the authors signed their records, and what others
+    signed about the chain, kept beside it.  Call it when that one said OK.
 
-    An ack is kept only when what it says of this chain was so; if it is not so any more, blocks
-    were cut off or written anew.
+    Such a statement is kept only when what it says of this chain was so; if it is not so any more,
+    blocks were cut off or written anew.
 
     Args:
         progress: called with the index that is next, each 1000 blocks.
@@ -242,9 +224,10 @@ def audit(chain: Blockchain, *, progress: Callable[[int], None] | None = None) -
         StoreUnreadable: a record cannot be decrypted.
     """
     last = chain.get_latest_block()
+    evidence = list(kept_evidence(chain))
     reports = [
-        (kept.name, report)
-        for ours, kept in _kept(chain)
+        (kept.witness.name, report)
+        for ours, kept in evidence
         for report in kept.feeds
         if report.session_id == ours
     ]
@@ -260,6 +243,14 @@ def audit(chain: Blockchain, *, progress: Callable[[int], None] | None = None) -
             return _truncated(last, name, held)
         if report.is_witness and chain.hash_at(held) != report.witnessed_hash:
             return Verdict(Finding.REWRITTEN, held, name)
+    for _, kept in evidence:
+        if isinstance(kept.payload, Witness) and kept.payload.head.chain_id == last.chain_id:
+            try:
+                verdict = chain.compare(kept.payload.head, kept.witness.name)
+            except BadSignature as exc:
+                raise _damaged(exc) from exc
+            if not verdict.ok:
+                return verdict
     if awaited:  # they stood in blocks behind those that are there
         return _truncated(last, min(awaited.values()), last.index + 1)
     return Verdict(Finding.OK, last.index + 1, good_ms=last.timestamp_ms)
@@ -269,13 +260,18 @@ def _truncated(last: Block, who: str, held: int) -> Verdict:
     return Verdict(Finding.TRUNCATED, last.index + 1, who, held, last.timestamp_ms)
 
 
-def _kept(chain: Blockchain) -> Iterator[tuple[bytes, Evidence]]:
-    """Our session_id, and what a witness said of it.  Raises StoreUnreadable."""
+def kept_evidence(chain: Blockchain) -> Iterator[tuple[bytes, Evidence]]:
+    """What witnesses signed and is kept beside a chain, each behind the beginning of its row's key:
+    for an ack the session of ours that it reports on.  Raises StoreUnreadable."""
     for key, value in sorted(chain.side(ACKS_TABLE).items()):
         try:
             yield key[:SESSION_ID_BYTES], Evidence.parse(value)
         except (WireError, CryptoError) as exc:
-            raise StoreUnreadable(f"an ack that is kept as evidence is damaged: {exc}") from exc
+            raise _damaged(exc) from exc
+
+
+def _damaged(exc: Exception) -> StoreUnreadable:
+    return StoreUnreadable(f"what is kept as evidence is damaged: {exc}")
 
 
 def _first_misattributed(

@@ -13,7 +13,7 @@ from enum import IntEnum
 from functools import cached_property
 
 from chat_wire import H, Label, Malformed, Reader, prefixed, u64
-from crypto_utils import IdentityPublic
+from crypto_utils import IdentityPublic, VerifyKey
 
 __all__ = [
     "BODY_HASH_AT",
@@ -98,6 +98,11 @@ class Head:
     index: int
     hash: bytes  # 32 bytes
     signature: bytes  # 64 bytes
+
+    def verify(self, chain_key: VerifyKey) -> None:
+        """Raises BadSignature unless this CSK signed it, for that chain."""
+        part = signed_part(self.chain_id, self.index, self.hash)
+        chain_key.verify(self.signature, Label.BLOCK_SIG, part)
 
 
 @dataclass(frozen=True)

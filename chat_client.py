@@ -314,7 +314,7 @@ def _say_profile(terminal: Terminal, profile: Profile, settings: Settings) -> No
         terminal.show(Line(Kind.ALERT, f"HISTORY TAMPERED: {profile.finding}"))
     has_passphrase = profile.keystore.has_passphrase
     if profile.is_new:
-        without = "without a passphrase (the command passphrase sets one)"
+        without = "without a passphrase: chat_client.py passphrase sets one"
         how = "behind your passphrase" if has_passphrase else without
         terminal.show(Line(Kind.NOTICE, f"new identity, kept in {profile.path} {how}"))
     warn_if_unprotected(settings, terminal, has_passphrase=has_passphrase)
@@ -450,7 +450,6 @@ class _Relay:
         self.stop()
         said = self._log_path.read_text("utf-8", "replace").strip().splitlines()
         reason = said[-1].removeprefix("chainroom-server: ") if said else "it said nothing"
-        reason = reason.replace("--port 0", "--host 0")  # as it is said here
         raise _Exit(max(self._process.returncode, 0) or 3, f"the relay did not start: {reason}")
 
     def _show_rest(self) -> None:

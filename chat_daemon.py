@@ -124,7 +124,7 @@ def bind_hint(exc: OSError, host: str, port: int) -> str:
     """Why `listen` failed, and what to try."""
     where = place(host, port)
     if exc.errno == errno.EADDRINUSE:
-        return f"{where} is in use; is a relay running already? --port 0 picks a free port"
+        return f"{where} is in use; is a relay running already? port 0 picks a free one"
     if exc.errno == errno.EACCES:
         return f"{where} is not allowed; try a port above 1023, such as --port {DEFAULT_PORT}"
     return f"cannot listen on {where}: {exc.strerror or exc}; try --host 0.0.0.0"

@@ -114,7 +114,7 @@ class Witnessed:
 
     head: Head
     name: str  # the witness's
-    raw: bytes  # for keeping as evidence: the witness's bundle (u16 length) ‖ Witness payload
+    row: SideRow  # to be kept as evidence if it does
 
 
 @dataclass(frozen=True)

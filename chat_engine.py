@@ -173,6 +173,8 @@ class Engine:
             self._checkpoint()
         except (StoreFailed, ProfileError) as exc:
             self._fail(f"your chain cannot be written, so nothing more is sent or shown: {exc}")
+        except StoreUnreadable as exc:
+            self._fail(f"your chain cannot be read, so nothing more is sent or kept: {exc}", 6)
         except Exception as exc:
             self._fail(fault(exc))
         finally:
@@ -277,11 +279,8 @@ class Engine:
                 self._is_rejoining = False
             case Query(name, argument):
                 self._answer(name, argument)
-            case Witnessed(head, name, _):
-                try:
-                    self._finding = self._finding or self._profile.compare(head, name)
-                except StoreUnreadable as exc:
-                    self._show(Kind.ERROR, f"{exc}, so what {name} holds of it is not compared")
+            case Witnessed():
+                self._compare(effect)
             case Leave(exit_code):
                 self.exit_code = exit_code or self._code_so_far
                 self.over.set()
@@ -310,6 +309,19 @@ class Engine:
             if self._verdict is not None and not self._verdict.ok:
                 self._finding = self._finding or self._verdict
 
+    def _compare(self, witnessed: Witnessed) -> None:
+        """What somebody holds of this chain proves it, or that it was changed."""
+        name, head = witnessed.name, witnessed.head
+        try:
+            finding = self._profile.compare(head, name)
+        except StoreUnreadable as exc:
+            self._show(Kind.ERROR, f"{exc}, so what {name} holds of it is not compared")
+            return
+        if finding is not None:
+            self._finding = self._finding or finding
+        elif head.chain_id == self._chain.head().chain_id:
+            self._chain.append([], now().ms, [witnessed.row])
+
     def _checkpoint(self) -> None:
         self._profile.checkpoint(now().ms)
         self._unchecked = 0
@@ -319,9 +331,7 @@ class Engine:
         begins, under a new session, so that nobody takes one for the other."""
         self._finding = None
         if finding.exit_code != 4:
-            self._fail(f"your chain cannot be read, so nothing more is kept: {finding}", 6)
-            self.over.set()
-            return
+            raise StoreUnreadable(f"{finding}: {finding.sentence}")
         self._show(Kind.ALERT, f"HISTORY TAMPERED: {finding}: {finding.sentence}")
         nameless = replace(finding, who="")  # what a genesis says is in clear, for everybody
         kept = self._profile.follow(f"{nameless}: {nameless.sentence}")

@@ -33,7 +33,6 @@ from chat_terminal import escape, escape_name
 __all__ = ["JSONL_VERSION", "as_html", "as_jsonl", "as_text"]
 
 JSONL_VERSION = 1  # rises when a key changes its meaning or goes; new keys may come without that
-_TAG_DIGITS = 4  # of a fingerprint, behind a name; more where two would be called the same
 _NAMED_WITNESSES = 3  # at each message; a classroom's thirty would hide what was said
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

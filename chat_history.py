@@ -5,7 +5,7 @@ chain begins with.  What it does not know: sockets, threads, flags, how blocks a
 verified.
 
     for line in history(chain, 20): terminal.show(line)
-    memory = recall(chain, room)
+    memory = recall(chain, room, read_past(Past(), chain))
 
 A search decrypts every message there is, so what does not match is looked at as bytes; and only of
 who is shown the bundle is checked, which takes an RSA verification.
@@ -23,8 +23,19 @@ from itertools import islice
 from typing import TypeVar
 
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow, StoreUnreadable
+from chat_blocks import BODY_HASH_AT, ERASABLE, TIME_AT, TYPE_AT
 from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory, Past, kept_members, kept_of
-from chat_messages import AUDIENCE_ITEM_BYTES, Bundle, EntryKind, Event, EventKind, SignedEntry
+from chat_messages import (
+    AUDIENCE_ITEM_BYTES,
+    ENTRY_HEAD_BYTES,
+    Bundle,
+    EntryKind,
+    Event,
+    EventKind,
+    SignedEntry,
+    audience_items,
+    full_name,
+)
 from chat_terminal import Kind, Line
 from chat_wire import Reader, WireError
 from chat_witness import HEADS_TABLE, Heads
@@ -36,11 +47,8 @@ _T = TypeVar("_T")
 
 _Records = Iterator[tuple[int, bytes, bytes]]  # index, header, record in clear
 
-_TAG_DIGITS = 4
-_MESSAGES = (BlockType.SENT, BlockType.RECEIVED)
-_TYPE_AT, _TIME_AT = 4, 62  # in a header (CHAIN_FORMAT.md 2)
 # Of a signed entry (CHAIN_FORMAT.md 3): head ‖ salt ‖ text (u16 length) ‖ signature.
-_TEXT_AT = 146 + 16 + 2
+_TEXT_AT = ENTRY_HEAD_BYTES + 16 + 2
 _BEYOND_TEXT_BYTES = _TEXT_AT + SIGNATURE_BYTES
 # Letters and signs that fold alone, whatever stands beside them, and then to their casefold():
 # Latin but for U+01F0, Cyrillic, kana, Han, Hangul, usual punctuation and emoji.
@@ -102,7 +110,7 @@ class _People:
         self._names: dict[tuple[str, bytes], str] = {}  # as `_name` found them
         for index, header, record in records:
             with _of_block(index):
-                if header[_TYPE_AT] == BlockType.EVENT:
+                if header[TYPE_AT] == BlockType.EVENT:
                     self._read_event(index, Event.parse(record))
                 else:
                     self._read_audience(index, record)
@@ -120,9 +128,8 @@ class _People:
         author = _at(self._sessions.get(entry.session_id), index)
         if author is None or entry.tag == author.room_tag:
             return
-        size = AUDIENCE_ITEM_BYTES
-        audience = {entry.text[i : i + size] for i in range(0, len(entry.text), size)}
-        audience.discard(author.fingerprint[:size])
+        audience = set(audience_items(entry.text))
+        audience.discard(author.fingerprint[:AUDIENCE_ITEM_BYTES])
         if len(audience) == 1:
             self._peers[entry.tag].append((index, audience.pop()))
 
@@ -159,13 +166,8 @@ class _People:
         """nick#tag, the tag as long as it takes to differ from everybody else with that nick."""
         if (known := self._names.get((nick, fingerprint))) is not None:
             return known
-        digits, size = fingerprint.hex(), _TAG_DIGITS
-        namesakes = {a.fingerprint.hex() for a in self._authors() if a.nick == nick}
-        while size < len(digits) and any(
-            other != digits and other.startswith(digits[:size]) for other in namesakes
-        ):
-            size += 1
-        name = self._names[nick, fingerprint] = f"{nick}#{digits[:size]}"
+        namesakes = (author.fingerprint for author in self._authors() if author.nick == nick)
+        name = self._names[nick, fingerprint] = full_name(nick, fingerprint, namesakes)
         return name
 
     def _name_of(self, prefix: bytes) -> str:
@@ -173,7 +175,7 @@ class _People:
         if known:
             latest = max(known, key=lambda author: author.index)
             return self._name(latest.nick, latest.fingerprint)
-        return f"?#{prefix.hex()[:_TAG_DIGITS]}"
+        return full_name("?", prefix)
 
     def _authors(self) -> Iterator[_Author]:
         """Each session as it was last introduced."""
@@ -227,11 +229,11 @@ def history(
     search = _Search(find) if find else None
     if before is None:
         people = _People(chain.scan(*events))
-        latest_first = chain.scan(*_MESSAGES, newest_first=True)
+        latest_first = chain.scan(*ERASABLE, newest_first=True)
         found = list(islice(_said(latest_first, people, search), count))[::-1]
     else:
         people = _People(_below(before, chain.scan(*events)))
-        verified = _below(before, chain.scan(*_MESSAGES))
+        verified = _below(before, chain.scan(*ERASABLE))
         found = list(deque(_said(verified, people, search), count))
     return [people.line(said, numbered=numbered) for said in found]
 
@@ -240,7 +242,7 @@ def _said(records: _Records, people: _People, search: _Search | None) -> Iterato
     for index, header, record in records:
         if search is None or search.may_match(record):
             with _of_block(index):
-                said = people.read(index, header[_TYPE_AT], record)
+                said = people.read(index, header[TYPE_AT], record)
             if said is not None:
                 yield said
 
@@ -287,7 +289,7 @@ def forget(chain: Blockchain, index: int, now_ms: int) -> Block:
     """
     block = chain.block(index)
     kept = b""
-    if block is not None and block.type in _MESSAGES and not block.is_erased:
+    if block is not None and block.type in ERASABLE and not block.is_erased:
         kept = kept_of(chain.record(block))
     return chain.forget(index, now_ms, kept)
 
@@ -306,11 +308,11 @@ def read_past(past: Past, chain: Blockchain, start: int = 0) -> Past:
     index = start
     try:
         for index, header, record in chain.scan(*kinds, start=start):  # noqa: B007 - below
-            match header[_TYPE_AT]:
+            match header[TYPE_AT]:
                 case BlockType.EVENT:
                     past.read_event(Event.parse(record))
                 case BlockType.RECEIVED:
-                    received_ms = int.from_bytes(header[_TIME_AT : _TIME_AT + 8], "big")
+                    received_ms = int.from_bytes(header[TIME_AT:BODY_HASH_AT], "big")
                     past.read_received(SignedEntry.parse(record).entry, received_ms)
                 case _:
                     erased = chain.block(Block.parse(header).refers_to)
@@ -321,17 +323,15 @@ def read_past(past: Past, chain: Blockchain, start: int = 0) -> Past:
     return past
 
 
-def recall(chain: Blockchain, room: RoomSecret, past: Past | None = None) -> Memory:
+def recall(chain: Blockchain, room: RoomSecret, past: Past) -> Memory:
     """What a new session takes over from earlier runs: people met, people ignored, feeds.
 
     Args:
-        past: of the whole chain, if it is known.
+        past: of the whole chain.
 
     Raises:
-        StoreUnreadable: a block that cannot be decrypted, or holds no record.
+        StoreUnreadable: a side table cannot be read.
     """
-    if past is None:
-        past = read_past(Past(), chain)
     memory = past.memory(chain.side(FEEDS_TABLE))
     for key, value in chain.side(MEMBERS_TABLE).items():
         memory.read_member(room, key, value)

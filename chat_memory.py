@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from chat_feeds import TheirFeed
 from chat_messages import (
+    ENTRY_HEAD_BYTES,
     MAX_AUDIENCE,
     MAX_NICK_CHARACTERS,
     Bundle,
@@ -26,7 +27,7 @@ from chat_messages import (
     EventKind,
 )
 from chat_roster import MAX_LIVE, Person
-from chat_wire import H, Label, Malformed, Reader, WireError, prefixed, u8, u32, u64
+from chat_wire import Malformed, Reader, WireError, prefixed, u8, u32, u64
 from crypto_utils import SIGNATURE_BYTES, CryptoError, RoomSecret
 
 __all__ = [
@@ -53,7 +54,6 @@ MAX_KEPT_MEMBERS = 4 * MAX_AUDIENCE  # of all rooms together
 MEMBERS_TABLE = "members"  # room_tag ‖ fingerprint → last_seen_ms u64 ‖ nick
 FEEDS_TABLE = "feeds"  # tag ‖ session_id → first_seq u64
 
-_HEAD_BYTES = 146  # of an entry (PROTOCOL.md 3.5)
 _WHO_BYTES = 32 + 32 + 16 + 32
 _Key = tuple[bytes, bytes]  # of a feed: tag, session_id
 
@@ -91,10 +91,9 @@ class Memory:
             self.ignored.discard(event.body)
         return None
 
-    def read_received(self, entry: Entry, received_ms: int | None = None) -> None:
+    def read_received(self, entry: Entry, received_ms: int) -> None:
         """A RECEIVED block's entry, in the order of the chain, and the block's time."""
-        feed = self._feed(entry.tag, entry.session_id)
-        feed.resume(entry, entry.sent_ms if received_ms is None else received_ms)
+        self._feed(entry.tag, entry.session_id).resume(entry, received_ms)
 
     def feeds_of(self, tags: set[bytes], since_ms: int) -> dict[_Key, TheirFeed]:
         """The feeds of these conversations that gained something since; the latest, if many."""
@@ -180,18 +179,8 @@ class Past:
             Malformed: it is something else.
             Incomplete: as of `read_received`.
         """
-        if not kept:
-            return
-        if len(kept) != _HEAD_BYTES + SIGNATURE_BYTES:
-            raise Malformed(f"{len(kept)} bytes, where an entry's head and signature are kept")
-        r = Reader(kept)
-        r.version()
-        kind, tag, session_id, seq = r.u8(), r.fixed(16), r.fixed(16), r.u64()
-        previous, seen, sent_ms = r.fixed(32), r.fixed(32), r.u64()
-        entry = Entry(kind, tag, session_id, seq, previous, seen, sent_ms, b"", b"")
-        # It is made of the text's hash, and the text that would give it is gone.
-        vars(entry)["entry_id"] = H(Label.ENTRY, kept[:_HEAD_BYTES])
-        self.read_received(entry, received_ms)
+        if kept:
+            self.read_received(Entry.of_head(kept[:-SIGNATURE_BYTES]), received_ms)
 
     @property
     def ignored(self) -> frozenset[bytes]:
@@ -284,7 +273,7 @@ def who(bundle: Bundle) -> bytes:
 
 def kept_of(record: bytes) -> bytes:
     """What stays known of a signed entry whose text is erased: its head[146] ‖ signature[64]."""
-    return record[:_HEAD_BYTES] + record[-SIGNATURE_BYTES:]
+    return record[:ENTRY_HEAD_BYTES] + record[-SIGNATURE_BYTES:]
 
 
 def kept_members(rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

@@ -18,11 +18,11 @@ import hmac
 import struct
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from chat_blocks import Head
 from chat_wire import (
@@ -64,9 +64,11 @@ from crypto_utils import (
 
 __all__ = [
     "AUDIENCE_ITEM_BYTES",
+    "ENTRY_HEAD_BYTES",
     "MAX_AUDIENCE",
     "MAX_MISSING",
     "MAX_NICK_CHARACTERS",
+    "NAME_TAG_DIGITS",
     "Ack",
     "Bundle",
     "Entry",
@@ -83,7 +85,9 @@ __all__ = [
     "RefusalReason",
     "SignedEntry",
     "Witness",
+    "audience_items",
     "check_nick",
+    "full_name",
     "pad",
     "parse_payload",
     "roster_digest",
@@ -91,6 +95,7 @@ __all__ = [
 ]
 
 MAX_NICK_CHARACTERS = 32
+NAME_TAG_DIGITS = 4  # of a fingerprint, behind a nick; more where two would be called the same
 # An audience entry names people by the first 16 bytes of their fingerprints; 2048 of them (the
 # latest seen) are the 32 KiB that such an entry may hold.
 AUDIENCE_ITEM_BYTES = 16
@@ -154,6 +159,19 @@ def check_nick(nick: str) -> str:
     return nick
 
 
+def full_name(nick: str, fingerprint: bytes, namesakes: Iterable[bytes] = ()) -> str:
+    """nick#tag, the tag as long as it takes to differ from all others of that nick.
+
+    Args:
+        namesakes: fingerprints of those; this one may be among them.
+    """
+    digits, size = fingerprint.hex(), NAME_TAG_DIGITS
+    others = {other.hex() for other in namesakes} - {digits}
+    while size < len(digits) and any(other.startswith(digits[:size]) for other in others):
+        size += 1
+    return f"{nick}#{digits[:size]}"
+
+
 @dataclass(frozen=True)
 class Bundle:
     """Who a session is, signed by its identity key (PROTOCOL.md 3.1).
@@ -178,6 +196,11 @@ class Bundle:
     def fingerprint(self) -> bytes:
         """The person's, 32 bytes."""
         return self.identity.fingerprint
+
+    @property
+    def name(self) -> str:
+        """nick#first four digits of the fingerprint; a namesake may have these as well."""
+        return full_name(self.nick, self.fingerprint)
 
     @classmethod
     def create(
@@ -288,7 +311,8 @@ class EntryKind(IntEnum):
     AUDIENCE = 2  # sorted 16-byte prefixes of the fingerprints that may read what follows
 
 
-_HEAD = struct.Struct(">BB16s16sQ32s32sQ32s")  # 146 bytes
+_HEAD = struct.Struct(">BB16s16sQ32s32sQ32s")
+ENTRY_HEAD_BYTES = _HEAD.size  # 146
 _SALT_BYTES = 16
 
 
@@ -327,6 +351,14 @@ class Entry:
         salt = random_bytes(_SALT_BYTES)
         return cls(kind, tag, session_id, seq, previous, seen, sent_ms, salt, text)
 
+    @classmethod
+    def of_head(cls, head: bytes) -> Entry:
+        """What is left of an entry whose text is gone, salt and text empty.  Raises WireError."""
+        kind, tag, session_id, seq, previous, seen, sent_ms, _ = _read_head_of_entry(head)
+        entry = cls(kind, tag, session_id, seq, previous, seen, sent_ms, b"", b"")
+        vars(entry)["head"] = head  # it holds the text's hash, which nothing else gives any more
+        return entry
+
     @cached_property
     def head(self) -> bytes:
         """The 146 bytes that are signed and hashed."""
@@ -352,6 +384,19 @@ class Entry:
         return SignedEntry(self, key.sign(Label.ENTRY_SIG, self.head))
 
 
+def _read_head_of_entry(head: bytes) -> tuple[int, bytes, bytes, int, bytes, bytes, int, bytes]:
+    """kind, tag, session_id, seq, previous, seen, sent_ms, text_hash.  Raises WireError."""
+    if len(head) != ENTRY_HEAD_BYTES:
+        raise Malformed(f"an entry's head of {len(head)} bytes, expected {ENTRY_HEAD_BYTES}")
+    version, kind, tag, session_id, seq, *rest = _HEAD.unpack(head)
+    if version != VERSION:
+        raise UnknownVersion(f"unknown version {version} of an entry")
+    if seq == 0:
+        raise Malformed("a feed starts with seq 1")
+    previous, seen, sent_ms, text_hash = rest
+    return kind, tag, session_id, seq, previous, seen, sent_ms, text_hash
+
+
 @dataclass(frozen=True)
 class SignedEntry:
     """entry ‖ SSK signature[64] over its head: what a Message carries and a block records."""
@@ -369,14 +414,10 @@ class SignedEntry:
         """Checks the form, the text's hash and, of a chat entry, that the text is UTF-8 within
         its limit; the signature is the caller's to verify.  Raises WireError."""
         r = Reader(data)
-        head, salt, text = r.fixed(_HEAD.size), r.fixed(_SALT_BYTES), r.prefixed()
+        head, salt, text = r.fixed(ENTRY_HEAD_BYTES), r.fixed(_SALT_BYTES), r.prefixed()
         signature = r.fixed(SIGNATURE_BYTES)
         r.end()
-        version, kind, tag, session_id, seq, previous, seen, sent_ms, text_hash = _HEAD.unpack(head)
-        if version != VERSION:
-            raise UnknownVersion(f"unknown version {version} of an entry")
-        if seq == 0:
-            raise Malformed("a feed starts with seq 1")
+        kind, tag, session_id, seq, previous, seen, sent_ms, text_hash = _read_head_of_entry(head)
         if not hmac.compare_digest(text_hash, H(Label.TEXT, salt + text)):
             raise Malformed("the text is not the one that was signed")
         if kind == EntryKind.CHAT:
@@ -403,12 +444,17 @@ def _check_chat(text: bytes) -> None:
         raise Malformed("a message is UTF-8") from exc
 
 
+def audience_items(text: bytes) -> list[bytes]:
+    """The beginnings of fingerprints, 16 bytes each, that an audience entry's text lists."""
+    size = AUDIENCE_ITEM_BYTES
+    return [text[i : i + size] for i in range(0, len(text), size)]
+
+
 def _check_audience(text: bytes) -> None:
     size = AUDIENCE_ITEM_BYTES
     if len(text) % size or len(text) > MAX_AUDIENCE * size:
         raise Malformed(f"an audience of {len(text)} bytes")
-    items = [text[i : i + size] for i in range(0, len(text), size)]
-    if any(a >= b for a, b in pairwise(items)):
+    if any(a >= b for a, b in pairwise(audience_items(text))):
         raise Malformed("an audience is sorted and names nobody twice")
 
 
@@ -530,6 +576,12 @@ class _Signed:
         """The payload."""
         return self._body() + self.signature
 
+    @classmethod
+    def _signed(cls, key: SigningKey, *fields: object) -> Self:
+        """With these fields, session_id first, signed by our session."""
+        unsigned = cls(*fields, signature=b"")  # type: ignore[arg-type]
+        return replace(unsigned, signature=key.sign(cls.SIG_LABEL, unsigned._body()))
+
     def verify(self, key: VerifyKey) -> None:
         """Raises BadSignature unless the session whose key it is signed this payload."""
         key.verify(self.signature, self.SIG_LABEL, self._body())
@@ -642,9 +694,7 @@ class KeyRequest(_Signed):
         cls, key: SigningKey, session_id: bytes, tag: bytes, epoch: int, author: bytes
     ) -> KeyRequest:
         """Signed by our session."""
-        unsigned = cls(session_id, tag, epoch, author, signature=b"")
-        signature = key.sign(cls.SIG_LABEL, unsigned._body())
-        return cls(session_id, tag, epoch, author, signature=signature)
+        return cls._signed(key, session_id, tag, epoch, author)
 
     def _fields(self) -> bytes:
         return self.tag + u32(self.epoch) + self.author
@@ -679,8 +729,7 @@ class KeyRefusal(_Signed):
         cls, key: SigningKey, session_id: bytes, request: KeyRequest, reason: RefusalReason
     ) -> KeyRefusal:
         """Signed by our session."""
-        fields = (session_id, request.tag, request.epoch, request.session_id, reason)
-        return cls(*fields, signature=key.sign(cls.SIG_LABEL, cls(*fields, signature=b"")._body()))
+        return cls._signed(key, session_id, request.tag, request.epoch, request.session_id, reason)
 
     def _fields(self) -> bytes:
         return self.tag + u32(self.epoch) + self.requester + u8(self.reason)
@@ -792,8 +841,7 @@ class Ack(_Signed):
         head: Head,
     ) -> Ack:
         """Signed by our session."""
-        fields = (session_id, tag, number, digest, feeds, head)
-        return cls(*fields, signature=key.sign(cls.SIG_LABEL, cls(*fields, signature=b"")._body()))
+        return cls._signed(key, session_id, tag, number, digest, feeds, head)
 
     def _fields(self) -> bytes:
         body = self.tag + u32(self.number) + self.digest + u16(len(self.feeds))
@@ -827,8 +875,7 @@ class Witness(_Signed):
         cls, key: SigningKey, session_id: bytes, tag: bytes, recipient: bytes, head: Head
     ) -> Witness:
         """Signed by our session."""
-        fields = (session_id, tag, recipient, head)
-        return cls(*fields, signature=key.sign(cls.SIG_LABEL, cls(*fields, signature=b"")._body()))
+        return cls._signed(key, session_id, tag, recipient, head)
 
     def _fields(self) -> bytes:
         return self.tag + self.recipient + _head_fields(self.head)

@@ -64,7 +64,7 @@ def run_command(settings: Settings, terminal: Terminal) -> int:
 def warn_if_unprotected(settings: Settings, terminal: Terminal, *, has_passphrase: bool) -> None:
     """Who names a file with a passphrase believes that the profile has one."""
     if settings.passphrase_file is not None and not has_passphrase:
-        text = "this profile has no passphrase: the command passphrase sets one"
+        text = "this profile has no passphrase: chat_client.py passphrase sets one"
         terminal.show(Line(Kind.ALERT, text))
 
 

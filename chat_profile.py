@@ -61,7 +61,7 @@ from chat_folder import (
 from chat_history import hand_over, read_past, recall
 from chat_memory import FEED_LIFE_MS, Incomplete, Memory, Past
 from chat_messages import check_nick
-from chat_wire import Label, WireError, u64
+from chat_wire import WireError
 from crypto_utils import CryptoError, Keystore, RoomSecret, VerifyKey
 
 __all__ = [
@@ -80,7 +80,7 @@ _VERIFIED_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
-class _ChainGone(Verdict):
+class _OtherChain(Verdict):
     """Somebody holds a head, signed by this profile, of a chain that is nowhere in it."""
 
     chain_id: bytes = b""
@@ -223,8 +223,8 @@ class Profile:
         except Incomplete:
             past = None
         if past is None:
-            self._past = (0, Past())
-            past = self._read_on()
+            past = read_past(Past(), self.chain)
+            self._past = (self.chain.get_latest_block().index + 1, past)
         return recall(self.chain, room, past)
 
     def _read_on(self) -> Past | None:
@@ -355,15 +355,13 @@ class Profile:
         if head.chain_id == self.keystore.chain_id:
             verdict = self.chain.compare(head, who)
             return None if verdict.ok else verdict
-        chain_key = VerifyKey(self.keystore.chain_signing_key.public)
-        signed = head.chain_id + u64(head.index) + head.hash
-        chain_key.verify(head.signature, Label.BLOCK_SIG, signed)
+        head.verify(VerifyKey(self.keystore.chain_signing_key.public))
         if self._former is None:
             self._former = _former(self.path, self.keystore, self.chain)
         chain_ids, findings = self._former
         if head.chain_id in chain_ids or any(head.chain_id.hex() in said for said in findings):
             return None
-        return _ChainGone(Finding.MISSING, 0, who, head.index, chain_id=head.chain_id)
+        return _OtherChain(Finding.MISSING, 0, who, head.index, chain_id=head.chain_id)
 
 
 # --------------------------------------------------------------------------- opening

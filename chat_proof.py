@@ -24,12 +24,13 @@ from chat_audit import (
     Evidence,
     Misattributed,
     Written,
-    entry_of,
+    kept_evidence,
 )
-from chat_blocks import HEADER_BYTES, is_mined, signed_part
+from chat_blocks import CHAIN_ID_AT, ERASABLE, HEADER_BYTES, INDEX_AT, is_mined, signed_part
 from chat_messages import (
     Ack,
     Bundle,
+    Entry,
     EntryKind,
     Event,
     EventKind,
@@ -40,7 +41,6 @@ from chat_messages import (
 from chat_messages import Witness as WitnessPayload
 from chat_report import Message, Report, Who, Witness
 from chat_wire import Label, Malformed, Reader, UnknownVersion, WireError, prefixed, u8, u32, u64
-from chat_witness import ACKS_TABLE, verify_head
 from crypto_utils import SIGNATURE_BYTES, CryptoError, VerifyKey, fingerprint
 
 __all__ = ["Message", "Report", "Who", "Witness", "check_proof", "make_proof"]
@@ -121,7 +121,7 @@ class _Maker:
         elif block.type is not BlockType.FORGET:
             self._offer(block, SignedEntry.parse(record), block.index, record)
         elif record and (erased := self._chain.block(block.refers_to)) is not None:
-            entry = entry_of(record[:-SIGNATURE_BYTES])
+            entry = Entry.of_head(record[:-SIGNATURE_BYTES])
             self._offer(erased, SignedEntry(entry, record[-SIGNATURE_BYTES:]), block.index, record)
 
     def _take_event(self, block: Block, record: bytes) -> None:
@@ -151,7 +151,9 @@ class _Maker:
     def _choose_evidence(self) -> None:
         chosen: list[tuple[int, Evidence]] = []  # with the highest block that it says is held
         best: dict[bytes, tuple[int, Evidence]] = {}  # by fingerprint
-        for evidence in self._kept():
+        for _, evidence in kept_evidence(self._chain):
+            if evidence.witness.fingerprint == self._owner:
+                continue
             reports = [r for r in evidence.feeds if self._authors.is_ours(r.session_id)]
             if len(reports) > 1:  # the run that kept it looked at what is said of its own alone
                 continue
@@ -173,15 +175,6 @@ class _Maker:
             for report in evidence.feeds:
                 if report.session_id in self._own:
                     self._disclose_bundle(self._own[report.session_id])
-
-    def _kept(self) -> Iterable[Evidence]:
-        for value in self._chain.side(ACKS_TABLE).values():
-            try:
-                evidence = Evidence.parse(value)
-            except (WireError, CryptoError) as exc:
-                raise StoreUnreadable(f"an ack kept as evidence is damaged: {exc}") from exc
-            if evidence.witness.fingerprint != self._owner:
-                yield evidence
 
     def _signed(self) -> bytes:
         genesis = self._block(0)
@@ -323,7 +316,7 @@ class _Check:
         layout = self._layout
         if not layout.rows:
             raise _Failed("there is no block in it")
-        chain_id = layout.rows[6:22]
+        chain_id = layout.rows[CHAIN_ID_AT:INDEX_AT]
         try:
             layout.genesis.verify(chain_id)
             self._key = VerifyKey(layout.genesis.chain_key)
@@ -447,7 +440,7 @@ class _Check:
         if head.chain_id != self._chain_id:
             raise _Failed(f"what {who.name} signed is about another chain")
         try:
-            verify_head(head, self._key)
+            head.verify(self._key)
         except CryptoError as exc:
             raise _Failed(f"{who.name} holds a head that the owner never signed") from exc
         self._take_index(head.index, head.hash, held, who)
@@ -512,7 +505,7 @@ class _Check:
         disclosed = self._in_order()
         texts = {written.block.index for written in disclosed if not written.is_erased}
         erased = self._erased.intersection(self._entries.values()) - texts
-        erased = {i for i in erased if self._blocks[i].type in (_SENT, _RECEIVED)}
+        erased = {i for i in erased if self._blocks[i].type in ERASABLE}
         shown = erased | texts
         genesis = self._layout.genesis
         return Report(
@@ -585,9 +578,6 @@ class _Check:
             if places[_place(written)] > 1
         }
         return tuple(sorted(forked, key=lambda who: (who.nick, who.fingerprint)))
-
-
-_SENT, _RECEIVED = BlockType.SENT, BlockType.RECEIVED
 
 
 _Feed = tuple[bytes, bytes, bytes]  # its author's fingerprint, session_id, tag

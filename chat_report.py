@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise, takewhile
 
-__all__ = ["Message", "Report", "Who", "Witness", "counted", "grouped", "labels"]
+from chat_messages import NAME_TAG_DIGITS, full_name
 
-_TAG_DIGITS = 4  # of a fingerprint, behind a name
+__all__ = ["Message", "Report", "Who", "Witness", "counted", "grouped", "labels"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Who:
     @property
     def name(self) -> str:
         """nick#first four digits of the fingerprint."""
-        return f"{self.nick}#{self.fingerprint.hex()[:_TAG_DIGITS]}"
+        return full_name(self.nick, self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def labels(people: Iterable[Who]) -> dict[Who, str]:
     ordered = sorted({(who.nick, who.fingerprint.hex()): who for who in people}.items())
     keys = [("", ""), *(key for key, _ in ordered), ("", "")]
     shared = [_shared(a[1], b[1]) if a[0] == b[0] else 0 for a, b in pairwise(keys)]
-    sizes = (max(_TAG_DIGITS, before + 1, after + 1) for before, after in pairwise(shared))
+    sizes = (max(NAME_TAG_DIGITS, before + 1, after + 1) for before, after in pairwise(shared))
     return {
         who: f"{nick}#{digits[:size]}"
         for ((nick, digits), who), size in zip(ordered, sizes, strict=True)

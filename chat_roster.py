@@ -20,11 +20,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from chat_messages import MAX_AUDIENCE, Bundle, roster_digest
+from chat_messages import MAX_AUDIENCE, Bundle, full_name, roster_digest
 
 __all__ = ["MAX_LIVE", "Person", "Roster"]
 
-_TAG_DIGITS = 4
 # For how long an ack may still carry the digest of a roster that we had: the longest ack interval
 # of 60 members and then some (PROTOCOL.md 3.7).
 _DIGEST_LIFE_S = 60.0
@@ -133,16 +132,9 @@ class Roster:
         return name
 
     def _make_name(self, fingerprint: bytes) -> str:
-        nick, digits = self._nick(fingerprint), fingerprint.hex()
-        namesakes = [
-            other.hex()
-            for other in self.known
-            if other != fingerprint and self._nick(other) == nick
-        ]
-        size = _TAG_DIGITS
-        while size < len(digits) and any(n.startswith(digits[:size]) for n in namesakes):
-            size += 1
-        return f"{nick}#{digits[:size]}"
+        nick = self._nick(fingerprint)
+        namesakes = (other for other in self.known if self._nick(other) == nick)
+        return full_name(nick, fingerprint, namesakes)
 
     def _nick(self, fingerprint: bytes) -> str:
         if fingerprint == self.our.fingerprint:

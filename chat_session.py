@@ -56,6 +56,7 @@ from chat_messages import (
     RefusalReason,
     SignedEntry,
     Witness,
+    audience_items,
     parse_payload,
 )
 from chat_roster import Roster
@@ -793,8 +794,7 @@ class Session:
         feed = self._feeds.get((self._room.tag, bundle.session_id))
         if feed is None or not feed.audience:
             return []
-        size = AUDIENCE_ITEM_BYTES
-        theirs = {feed.audience[i : i + size] for i in range(0, len(feed.audience), size)}
+        size, theirs = AUDIENCE_ITEM_BYTES, set(audience_items(feed.audience))
         others = [f for f in self._roster.people() if f != bundle.fingerprint]
         known = {f[:size] for f in self._roster.known}
         without = [self._roster.name(f) for f in others if f[:size] not in theirs]
@@ -810,7 +810,12 @@ class Session:
         if room.ours.seq:
             last = room.ours.recipients(self._roster.present)
             done = [s for s in last if room.ours.confirmed(s, room.ours.seq)]
-            effects.append(notice(f"your last message: delivered to {len(done)} of {len(last)}"))
+            to = (
+                f"delivered to {len(done)} of {len(last)}"
+                if last
+                else "nobody is known to have been there"
+            )
+            effects.append(notice(f"your last message to the room: {to}"))
         if waiting := self._unconfirmed_names():
             effects.append(notice(f"not confirmed yet by {', '.join(waiting)}"))
         if unsent := self.unsent():

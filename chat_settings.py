@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from chat_folder import check_profile_name, default_home
 from chat_messages import check_nick
-from chat_profile import check_profile_name, default_home
 from chat_wire import DEFAULT_PORT
 
 __all__ = [

@@ -57,7 +57,7 @@ def verify_profile(
     passphrase: Passphrase | None = None,
     progress: Progress | None = None,
 ) -> list[Checked]:
-    """Every block and signature of a profile's chains, the kept ones first.
+    """A profile's chains, those that are kept as evidence first.
 
     A chain that follows a tampered one says so for ever, in its genesis.
 

@@ -1,9 +1,9 @@
 """Heads of chains: those that others signed and we keep for them, and who keeps ours.
 
 What lives here: `Heads` (of others, in the side table `heads`), `OurWitnesses` (who holds which
-head of our chain, and the acks in the side table `acks` that prove it), `verify_head`.  Nothing in
-them grows for ever at another's will.  What it does not know: when anything is sent (`chat_acks`,
-`chat_session`), what is on our chain (`blockchain`), names, frames, clocks.  The session owns them.
+head of our chain, and what in the side table `acks` proves it).  Nothing in them grows for ever at
+another's will.  What it does not know: when anything is sent (`chat_acks`, `chat_session`), what is
+on our chain (`blockchain`), names, frames, clocks.  The session owns them.
 
     heads = Heads(chain.side(HEADS_TABLE))
     verify_ack_head(ack.head, bundle)
@@ -19,9 +19,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from chat_blocks import Head, SideRow, signed_part
+from chat_blocks import Head, SideRow
 from chat_messages import MAX_AUDIENCE, Ack, Bundle, FeedReport, Witness
-from chat_wire import Label, prefixed, u64
+from chat_wire import prefixed, u64
 from crypto_utils import BadSignature, VerifyKey
 
 __all__ = [
@@ -32,13 +32,13 @@ __all__ = [
     "Taken",
     "evidence",
     "verify_ack_head",
-    "verify_head",
 ]
 
 # Side tables; a row with an empty value is one that may be forgotten.
 # fingerprint ‖ chain_id → index u64 ‖ hash[32] ‖ CSK signature[64] ‖ when it was kept, ms u64
 HEADS_TABLE = "heads"
-# our session_id ‖ tag ‖ acker's session_id → `evidence(its bundle, its ack)`
+# What others signed about our chain, as `evidence`: of acks our session_id ‖ tag ‖ acker's
+# session_id, of Witness payloads our chain_id ‖ the witness's fingerprint.
 ACKS_TABLE = "acks"
 
 # A person begins a new chain when the old one was tampered with, or by throwing the profile away.
@@ -52,17 +52,11 @@ _MAX_EVIDENCE = MAX_AUDIENCE
 MAX_EVIDENCE_BYTES = 8192  # an ack; longer ones are first acks that list many feeds, others follow
 
 
-def verify_head(head: Head, chain_key: VerifyKey) -> None:
-    """Raises BadSignature unless this CSK signed that head, for that chain."""
-    signed = signed_part(head.chain_id, head.index, head.hash)
-    chain_key.verify(head.signature, Label.BLOCK_SIG, signed)
-
-
 def verify_ack_head(head: Head, bundle: Bundle) -> None:
     """Raises BadSignature unless that head is of the chain that the bundle names, and signed."""
     if head.chain_id != bundle.chain_id:
         raise BadSignature("a head of another chain than the bundle's")
-    verify_head(head, bundle.chain_key)
+    head.verify(bundle.chain_key)
 
 
 def evidence(bundle: Bundle, payload: Ack | Witness) -> bytes:
@@ -221,7 +215,7 @@ class OurWitnesses:
 
     def take_witness(self, witness: Witness) -> None:
         """Of a live member, signed by it.  Raises BadSignature if we did not sign the head."""
-        verify_head(witness.head, self._chain_key)
+        witness.head.verify(self._chain_key)
         if witness.head.chain_id == self._chain_id:
             self._hold(witness.session_id, witness.head.index)
 

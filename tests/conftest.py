@@ -1,7 +1,77 @@
-"""What all tests share."""
+"""What all tests share: how examples are made, and the rooms and profiles that many begin with."""
 
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+from profiles import be_quick, nobody, say, talk
+from simulated_room import SimulatedMember, SimulatedRoom
+
+import crypto_utils
+from chat_profile import Profile
 
 # Shared runners stall now and then: a slow example is no failure.
 settings.register_profile("chainroom", deadline=None, max_examples=60)
 settings.load_profile("chainroom")
+
+
+# --------------------------------------------------------------------------- a room in a list
+
+
+@pytest.fixture
+def room() -> SimulatedRoom:
+    return SimulatedRoom()
+
+
+@pytest.fixture
+def alice(room: SimulatedRoom) -> SimulatedMember:
+    return room.join("alice")
+
+
+@pytest.fixture
+def bob(room: SimulatedRoom, alice: SimulatedMember) -> SimulatedMember:
+    return room.join("bob")
+
+
+@pytest.fixture
+def carol(room: SimulatedRoom, bob: SimulatedMember) -> SimulatedMember:
+    return room.join("carol")
+
+
+# --------------------------------------------------------------------------- a profile's folder
+
+
+@pytest.fixture
+def quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New profiles get keys that are there already."""
+    be_quick(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of somebody who talked, to be copied."""
+    return talk(tmp_path_factory.mktemp("talked"))
+
+
+@pytest.fixture
+def home(talked: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(talked, tmp_path / "home")
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2id in no time."""
+    monkeypatch.setattr(crypto_utils, "_LEAST_COST", (64, 1, 1))
+
+
+@pytest.fixture
+def sealed(home: Path, cheap: None) -> Path:
+    """The home behind the passphrase `open sesame`."""
+    with Profile.open(home, passphrase=nobody) as profile:
+        profile.set_passphrase(b"open sesame")
+        say(profile, 100)
+    return home

@@ -56,6 +56,7 @@ NEIGHBOURS = {
     "blockchain": {"chat_blocks", "chat_rows", "chat_verdicts"},
     "chat_messages": {"chat_blocks"},  # docs/adr/0001
     "chat_roster": {"chat_messages"},
+    "chat_report": {"chat_messages"},
     "chat_feeds": {"chat_messages", "chat_blocks"},
     "chat_effects": {"chat_blocks"},
     "chat_witness": {"chat_blocks", "chat_messages"},
@@ -66,7 +67,6 @@ NEIGHBOURS = {
     "chat_folder": {"blockchain"},
     "chat_profile": {"chat_history"},
     "chat_verification": {"chat_audit"},
-    "chat_settings": {"chat_profile"},
     "chat_offline": {"chat_answers"},
     "chat_engine": {"chat_answers"},
     "chat_members": {"chat_fanout"},

@@ -26,7 +26,7 @@ from chat_effects import Remember, Transmit, Witnessed
 from chat_feeds import OurFeed
 from chat_messages import Ack, Bundle, FeedReport, Message, Witness, parse_payload
 from chat_wire import Broadcast, Direct, Frame, Reader
-from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS, Heads, evidence, verify_head
+from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS, Heads, evidence
 from crypto_utils import SigningKey, VerifyKey, pair_tag
 
 
@@ -72,21 +72,6 @@ def restored(room: SimulatedRoom, member: SimulatedMember, height: int) -> Simul
     room.crash(member)
     del room.blocks[member.name][height:]
     return room.join(member.name)
-
-
-@pytest.fixture
-def room() -> SimulatedRoom:
-    return SimulatedRoom()
-
-
-@pytest.fixture
-def alice(room: SimulatedRoom) -> SimulatedMember:
-    return room.join("alice")
-
-
-@pytest.fixture
-def bob(room: SimulatedRoom, alice: SimulatedMember) -> SimulatedMember:
-    return room.join("bob")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -284,7 +269,7 @@ def test_heads_of_a_chain_in_its_file_are_verified_kept_and_found_again(tmp_path
     chain = Blockchain.create(tmp_path / "chain.db", keys, 1)
     heads, ours = Heads(), keys.chain_signing_key.public
     chain.add_block(Draft(BlockType.EVENT, b"something", b"e" * 32), 2)
-    verify_head(chain.head(), VerifyKey(ours))
+    chain.head().verify(VerifyKey(ours))
     heads.take(fingerprint("alice"), chain.head(), 3)
     chain.append([], 4, heads.unkept())
     newest = chain.head()
@@ -394,7 +379,8 @@ def test_who_joins_again_is_handed_its_head_once_by_each_who_holds_it(
     ]
     assert again.counts == {}
     for told in again.witnessed:
-        r = Reader(told.raw)
+        assert told.row.table == ACKS_TABLE
+        r = Reader(told.row.value)
         bundle, payload = Bundle.parse(r.prefixed(), LOBBY), parse_payload(r.rest())
         assert isinstance(payload, Witness)
         payload.verify(bundle.session_key)

@@ -226,6 +226,21 @@ def test_blocks_written_anew_are_told_from_what_a_witness_holds(
     assert verdict.who.startswith("bob#")
 
 
+def test_a_head_that_a_witness_handed_back_tells_as_an_ack_does(
+    alice: Owner, bob: Speaker, path: Path
+) -> None:
+    first = alice.says("one")
+    alice.says("two")
+    last = alice.chain.head()
+    witness = WitnessPayload.create(
+        bob.session_key, bob.session_id, PRIVATE, alice.session_id, alice.head_at(last.index)
+    )
+    alice.remembers(bob, witness)
+    assert deep(alice).ok
+    cut(alice, path, first.index + 1)
+    assert deep(alice) == Verdict(Finding.TRUNCATED, first.index + 1, bob.bundle.name, last.index)
+
+
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_an_erased_message_is_not_missed(alice: Owner, bob: Speaker, is_kept: bool) -> None:
     said = alice.says("regrettable")
@@ -262,4 +277,4 @@ def test_evidence_is_what_its_witness_signed(alice: Owner, bob: Speaker) -> None
     )
     handed = Evidence.parse(evidence(bob.bundle, witness))
     assert (handed.feeds, handed.payload) == ((), witness)
-    assert handed.name == f"bob#{bob.fingerprint.hex()[:4]}"
+    assert handed.witness.name == f"bob#{bob.fingerprint.hex()[:4]}"

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self, cast
@@ -697,7 +698,7 @@ def test_chain_says_where_it_was_changed(book: Book) -> None:
 # --------------------------------------------------------------------------- findings
 
 
-WITNESSED = Witnessed(HEAD, "bob#1234", b"")
+WITNESSED = Witnessed(HEAD, "bob#1234", SideRow("acks", b"what bob signed", b"..."))
 CUT = Verdict(Finding.TRUNCATED, 5, "bob#1234", 7)
 
 
@@ -705,8 +706,18 @@ def is_over(running: Running) -> bool:
     return running.engine.over.wait(DEADLINE_S)
 
 
-def test_a_witness_whose_head_fits_changes_nothing(running: Running) -> None:
+def test_a_witness_whose_head_fits_is_kept_as_evidence(running: Running) -> None:
     running.session.on_tick = [WITNESSED]
+    running.session.waits_for_ticks(3)
+    assert running.journal == ["append what bob signed"]
+
+
+def test_a_witness_of_an_earlier_chain_whose_end_is_known_changes_nothing(
+    running: Running,
+) -> None:
+    running.session.on_tick = [
+        replace(WITNESSED, head=replace(HEAD, chain_id=b"earlier".ljust(16)))
+    ]
     running.session.waits_for_ticks(3)
     assert running.journal == []
 
@@ -859,7 +870,10 @@ def test_a_chain_that_turns_out_to_be_unreadable_ends_the_run_and_is_left_as_it_
     with running:
         assert is_over(running)
     assert running.ends() == 6
-    assert running.errors[0].startswith("your chain cannot be read, so nothing more is kept: UNR")
+    assert running.errors[0].startswith(
+        "your chain cannot be read, so nothing more is sent or kept: UNR"
+    )
+    assert running.checkpoints == 0
     assert not any(entry.startswith("follow") for entry in running.journal)
 
 

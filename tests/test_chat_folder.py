@@ -12,12 +12,10 @@ import pytest
 from profiles import (
     COINS,
     balance,
-    be_quick,
     codes,
     folder,
     ignore,
     say,
-    talk,
 )
 
 from chat_folder import (
@@ -30,24 +28,11 @@ from chat_folder import (
 from chat_profile import Profile
 from chat_verification import verify_profile
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
-
-
-@pytest.fixture(autouse=True)
-def _quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    be_quick(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """To be copied."""
-    return talk(tmp_path_factory.mktemp("talked"))
-
-
-@pytest.fixture
-def home(talked: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(talked, tmp_path / "home")
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.usefixtures("quick_keys"),
+]
 
 
 def test_a_folder_that_knows_no_locks_is_one_line_and_not_a_search_for_ever(

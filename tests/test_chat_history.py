@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from simulated_room import LOBBY, keystore, session_keys
 
 import chat_history
+import chat_messages
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow, StoreUnreadable
 from chat_history import forget, hand_over, history, read_past, recall
-from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Incomplete, Past
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Incomplete, Memory, Past
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     Bundle,
@@ -124,6 +125,11 @@ class Book:
         return [line.text for line in history(self.chain, count, find)]
 
 
+def recalled(chain: Blockchain, room: RoomSecret) -> Memory:
+    """What a new session takes over from this chain."""
+    return recall(chain, room, read_past(Past(), chain))
+
+
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
     made = Book(tmp_path / "chain.db")
@@ -198,7 +204,7 @@ def test_tags_of_one_nick_grow_until_they_differ_whoever_came_first(
     book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With no digit at all everybody of one nick collides, as a ground fingerprint does with four.
-    monkeypatch.setattr(chat_history, "_TAG_DIGITS", 0)
+    monkeypatch.setattr(chat_messages, "NAME_TAG_DIGITS", 0)
     book.says(book.bob, "I am bob")
     assert book.shown() == ["bob#: I am bob"]
     other = Author("dave", "bob")
@@ -380,7 +386,7 @@ def test_a_record_that_decrypts_and_is_none_is_unreadable_and_named(
     book: Book, bad: Callable[[Book], Block]
 ) -> None:
     block = bad(book)
-    for read in (lambda: history(book.chain, 10), lambda: recall(book.chain, LOBBY)):
+    for read in (lambda: history(book.chain, 10), lambda: recalled(book.chain, LOBBY)):
         with pytest.raises(StoreUnreadable) as problem:
             read()
         assert str(problem.value).startswith(f"block {block.index} cannot be read: ")
@@ -415,7 +421,7 @@ def test_a_block_that_was_changed_is_unreadable_and_what_is_before_it_can_be_ask
     database.close()
     book.chain = Blockchain.open(book.path, OUR_KEYS)
     assert str(book.chain.verify()) == "EDITED@6"
-    for read in (lambda: history(book.chain, 10), lambda: recall(book.chain, LOBBY)):
+    for read in (lambda: history(book.chain, 10), lambda: recalled(book.chain, LOBBY)):
         with pytest.raises(StoreUnreadable, match="block 6 cannot be read"):
             read()
     assert [line.text for line in history(book.chain, 10, before=6)] == ["one", "two"]
@@ -450,11 +456,11 @@ def test_an_erased_text_is_not_there_and_what_is_remembered_of_its_feed_is_as_be
     for author, text in ((book.bob, "one"), (book.alice, "two"), (book.bob, "three")):
         book.says(author, text)
     book.says(book.carol, "four")
-    before = recall(book.chain, LOBBY)
+    before = recalled(book.chain, LOBBY)
     for index in (6, 5, 7, 4):
         block = forget(book.chain, index, NOW_MS)
         assert (block.type, block.refers_to) == (BlockType.FORGET, index)
-        assert recall(book.chain, LOBBY) == before
+        assert recalled(book.chain, LOBBY) == before
     assert book.texts() == []
     assert book.chain.verify().ok
 
@@ -490,7 +496,7 @@ def test_a_past_may_be_read_in_parts(book: Book) -> None:
     book.says(book.bob, "two")
     book.event(EventKind.IGNORE, book.carol.fingerprint)
     read_past(past, book.chain, following)
-    assert recall(book.chain, LOBBY, past) == recall(book.chain, LOBBY)
+    assert recall(book.chain, LOBBY, past) == recalled(book.chain, LOBBY)
 
 
 def test_who_was_left_out_of_a_past_and_writes_again_makes_it_incomplete(book: Book) -> None:
@@ -510,7 +516,7 @@ def remember(book: Book, table: str, key: bytes, value: bytes) -> None:
 
 def test_recall_of_a_new_chain_is_nothing(tmp_path: Path) -> None:
     chain = Blockchain.create(tmp_path / "new.db", OUR_KEYS, NOW_MS)
-    memory = recall(chain, LOBBY)
+    memory = recalled(chain, LOBBY)
     assert (memory.known, memory.ignored, memory.feeds) == ({}, set(), {})
     chain.close()
 
@@ -520,10 +526,10 @@ def test_recall_knows_the_people_met_in_this_room_and_no_other(book: Book) -> No
     remember(book, MEMBERS_TABLE, LOBBY.tag + bob, u64(5) + b"old name")
     remember(book, MEMBERS_TABLE, LOBBY.tag + bob, u64(NOW_MS) + "böb".encode())
     remember(book, MEMBERS_TABLE, ELSEWHERE.tag + carol, u64(NOW_MS) + b"carol")
-    known = recall(book.chain, LOBBY).known
+    known = recalled(book.chain, LOBBY).known
     assert list(known) == [bob]
     assert (known[bob].nick, known[bob].last_seen_ms) == ("böb", NOW_MS)
-    assert list(recall(book.chain, ELSEWHERE).known) == [carol]
+    assert list(recalled(book.chain, ELSEWHERE).known) == [carol]
 
 
 def test_recall_knows_who_is_ignored_at_the_end(book: Book) -> None:
@@ -535,7 +541,7 @@ def test_recall_knows_who_is_ignored_at_the_end(book: Book) -> None:
         (EventKind.UNIGNORE, book.alice.fingerprint),
     ):
         book.event(kind, who)
-    assert recall(book.chain, LOBBY).ignored == {carol}
+    assert recalled(book.chain, LOBBY).ignored == {carol}
 
 
 def test_recall_knows_how_far_every_feed_of_others_is_on_the_chain(book: Book) -> None:
@@ -545,7 +551,7 @@ def test_recall_knows_how_far_every_feed_of_others_is_on_the_chain(book: Book) -
     book.says(book.alice, "ours is not among them")
     book.bob.writes("never came")
     gap = book.says(book.bob, "four")
-    feeds = recall(book.chain, LOBBY).feeds
+    feeds = recalled(book.chain, LOBBY).feeds
     session_id = book.bob.bundle.session_id
     room, pair = (LOBBY.tag, session_id), (book.pair(book.bob), session_id)
     assert set(feeds) == {room, pair}
@@ -558,14 +564,14 @@ def test_recall_knows_how_far_every_feed_of_others_is_on_the_chain(book: Book) -
 def test_recall_dates_a_feed_by_our_clock_and_not_by_its_authors(book: Book) -> None:
     signed = replace(book.bob.writes("when?").entry, sent_ms=2**63).sign(book.bob.key)
     book.adds(BlockType.RECEIVED, signed.serialize())
-    feeds = recall(book.chain, LOBBY).feeds
+    feeds = recalled(book.chain, LOBBY).feeds
     assert [feed.updated_ms for feed in feeds.values()] == [NOW_MS]
 
 
 def test_recall_knows_where_our_stay_in_a_feed_began(book: Book) -> None:
     session_id = book.bob.bundle.session_id
     remember(book, FEEDS_TABLE, LOBBY.tag + session_id, u64(7))
-    feeds = recall(book.chain, LOBBY).feeds
+    feeds = recalled(book.chain, LOBBY).feeds
     assert feeds[LOBBY.tag, session_id].noted_first_seq == 7
 
 
@@ -579,7 +585,7 @@ def test_a_side_table_that_was_changed_is_unreadable(book: Book, table: str) -> 
     database.close()
     book.chain = Blockchain.open(book.path, OUR_KEYS)
     with pytest.raises(StoreUnreadable, match=f"the side table {table} cannot be read"):
-        recall(book.chain, LOBBY)
+        recalled(book.chain, LOBBY)
 
 
 # --------------------------------------------------------------------------- the next chain

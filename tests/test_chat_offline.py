@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from profiles import checked_identity
 from proofs import NOW, PRIVATE, Owner, Speaker
 from scripted_person import Person
-from test_chat_profile import checked_identity
 
 import chat_offline
 import chat_passphrase
@@ -348,7 +348,7 @@ def test_who_names_a_passphrase_for_a_profile_without_one_is_told(home: Path, co
     code, person = commanded(home, *argv, *secret(home, "gull"))
     assert code == 0
     assert person.said(Kind.ALERT) == [
-        "this profile has no passphrase: the command passphrase sets one"
+        "this profile has no passphrase: chat_client.py passphrase sets one"
     ]
 
 

@@ -24,9 +24,7 @@ from profiles import (
     IGNORED,
     NOW_MS,
     balance,
-    be_quick,
     bundle_of,
-    checked_identity,
     codes,
     contents,
     crashes,
@@ -46,7 +44,6 @@ from profiles import (
     rows,
     say,
     says,
-    talk,
     talk_and_note,
     tamper,
 )
@@ -54,7 +51,6 @@ from simulated_room import LOBBY
 
 import chat_folder
 import chat_profile
-import crypto_utils
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow
 from chat_checkpoint import CHECKPOINT_TABLE, Checkpoint
 from chat_folder import ChainGone
@@ -73,26 +69,11 @@ from chat_wire import u64
 from chat_witness import ACKS_TABLE, HEADS_TABLE
 from crypto_utils import BadSignature, Keystore
 
-__all__ = ["checked_identity"]  # for tests that still take it from here
-
-pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
-
-
-@pytest.fixture(autouse=True)
-def _quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    be_quick(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """To be copied."""
-    return talk(tmp_path_factory.mktemp("talked"))
-
-
-@pytest.fixture
-def home(talked: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(talked, tmp_path / "home")
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.usefixtures("quick_keys"),
+]
 
 
 # --------------------------------------------------------------------------- a new one
@@ -1052,20 +1033,6 @@ def test_a_head_that_this_profile_did_not_sign_is_refused(home: Path) -> None:
 
 
 # --------------------------------------------------------------------------- passphrases
-
-
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argon2id in no time."""
-    monkeypatch.setattr(crypto_utils, "_LEAST_COST", (64, 1, 1))
-
-
-@pytest.fixture
-def sealed(home: Path, cheap: None) -> Path:
-    with Profile.open(home, passphrase=nobody) as profile:
-        profile.set_passphrase(b"open sesame")
-        say(profile, 100)
-    return home
 
 
 def test_a_profile_with_a_passphrase_opens_with_it(sealed: Path) -> None:

@@ -183,26 +183,6 @@ def unwrapped(member: SimulatedMember, frames: Iterable[bytes]) -> list[bytes]:
     return found
 
 
-@pytest.fixture
-def room() -> SimulatedRoom:
-    return SimulatedRoom()
-
-
-@pytest.fixture
-def alice(room: SimulatedRoom) -> SimulatedMember:
-    return room.join("alice")
-
-
-@pytest.fixture
-def bob(room: SimulatedRoom, alice: SimulatedMember) -> SimulatedMember:
-    return room.join("bob")
-
-
-@pytest.fixture
-def carol(room: SimulatedRoom, bob: SimulatedMember) -> SimulatedMember:
-    return room.join("carol")
-
-
 # --------------------------------------------------------------------------- saying
 
 
@@ -444,7 +424,7 @@ def test_ignored_person_is_not_shown_but_kept_and_confirmed(
     assert alice.messages == []
     assert alice.texts == ["can you hear me?", "and now?"]
     room.passes(5)
-    assert "your last message: delivered to 1 of 1" in bob.asks("/status")[1]
+    assert "your last message to the room: delivered to 1 of 1" in bob.asks("/status")[1]
     assert bob.session.unsent() == 0
 
 
@@ -479,7 +459,7 @@ def test_ignore_off_lets_both_read_from_then_on(
     assert not alice.said("missing")
     room.passes(5)
     assert not bob.said("missing")
-    assert "your last message: delivered to 1 of 1" in alice.asks("/status")[1]
+    assert "your last message to the room: delivered to 1 of 1" in alice.asks("/status")[1]
 
 
 def test_ignoring_is_on_the_chain_and_said_once(
@@ -1555,19 +1535,19 @@ def test_status_says_to_how_many_the_last_message_was_delivered(
     room.tamper = withholding(carries(Ack), [])
     alice.types("hello")
     bob.tick()
-    assert alice.asks("/status")[1] == "-- your last message: delivered to 0 of 2"
+    assert alice.asks("/status")[1] == "-- your last message to the room: delivered to 0 of 2"
     room.tamper = withholding(lambda f: carries(Ack)(f), [], receiver=bob)
     carol.tick()
     room.settle()
     name = alice.session._roster.name(fingerprint("bob"))
     assert alice.asks("/status")[1:] == [
-        "-- your last message: delivered to 1 of 2",
+        "-- your last message to the room: delivered to 1 of 2",
         f"-- not confirmed yet by {name}",
     ]
     room.tamper = None
     alice.types("again")
     room.passes(5)
-    assert alice.asks("/status")[1:] == ["-- your last message: delivered to 2 of 2"]
+    assert alice.asks("/status")[1:] == ["-- your last message to the room: delivered to 2 of 2"]
 
 
 @pytest.mark.parametrize("others", [1, 60])
@@ -1726,7 +1706,10 @@ def test_replayed_member_is_never_confirmed_to_be_here(
     again.hears(Add(bob.session_id, bob.bundle).serialize(), *old)
     assert "(not confirmed to be here yet)" in again.asks("/who")[1]
     again.types("anybody?")
-    assert again.asks("/status")[1] == "-- your last message: delivered to 0 of 0"
+    assert (
+        again.asks("/status")[1]
+        == "-- your last message to the room: nobody is known to have been there"
+    )
     assert "not confirmed yet by bob" in again.asks("/status")[2]
 
 

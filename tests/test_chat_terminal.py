@@ -505,6 +505,10 @@ class Person(Child):
     ) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        # Else the system throws away what is written just when Ctrl-C comes (termios, NOFLSH).
+        modes = termios.tcgetattr(slave)
+        modes[3] |= termios.NOFLSH
+        termios.tcsetattr(slave, termios.TCSANOW, modes)
         super().__init__(back_end, stdin=slave, stdout=slave, stderr=slave, **options)
         os.close(slave)
         self.screen = pyte.Screen(columns, rows)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 from profiles import (
     NOW_MS,
     balance,
-    be_quick,
     codes,
     delete,
     edited,
@@ -17,57 +15,27 @@ from profiles import (
     garbage,
     hear,
     meet,
-    nobody,
     say,
     says,
-    talk,
     talk_and_note,
     tamper,
 )
 
-import crypto_utils
 from blockchain import BlockType, Draft
 from chat_profile import Profile
 from chat_verification import verify_profile
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
-
-
-@pytest.fixture(autouse=True)
-def _quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    be_quick(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """To be copied."""
-    return talk(tmp_path_factory.mktemp("talked"))
-
-
-@pytest.fixture
-def home(talked: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(talked, tmp_path / "home")
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.usefixtures("quick_keys"),
+]
 
 
 @pytest.fixture
 def noted(tmp_path: Path) -> Path:
     """Of somebody with evidence, and a chain with a checkpoint."""
     return talk_and_note(tmp_path / "noted")
-
-
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argon2id in no time."""
-    monkeypatch.setattr(crypto_utils, "_LEAST_COST", (64, 1, 1))
-
-
-@pytest.fixture
-def sealed(home: Path, cheap: None) -> Path:
-    with Profile.open(home, passphrase=nobody) as profile:
-        profile.set_passphrase(b"open sesame")
-        say(profile, 100)
-    return home
 
 
 def test_evidence_that_cannot_be_read_is_said_and_outweighs_nothing(home: Path) -> None:

@@ -29,7 +29,6 @@ from chat_witness import (
     Taken,
     evidence,
     verify_ack_head,
-    verify_head,
 )
 from crypto_utils import BadSignature, SigningKey, VerifyKey
 
@@ -70,12 +69,12 @@ def table(
 
 
 # --------------------------------------------------------------------------------------------------
-# verify_head
+# signatures of heads
 
 
 def test_head_is_of_the_key_the_chain_the_index_and_the_hash_that_were_signed() -> None:
     key, good = VerifyKey(ALICE.csk.public), head(7)
-    verify_head(good, key)
+    good.verify(key)
     for bad in (
         replace(good, index=8),
         replace(good, index=6),
@@ -84,9 +83,9 @@ def test_head_is_of_the_key_the_chain_the_index_and_the_hash_that_were_signed() 
         replace(good, signature=bytes(64)),
     ):
         with pytest.raises(BadSignature):
-            verify_head(bad, key)
+            bad.verify(key)
     with pytest.raises(BadSignature):
-        verify_head(good, VerifyKey(BOB.csk.public))
+        good.verify(VerifyKey(BOB.csk.public))
 
 
 def test_acks_head_is_of_the_chain_that_its_bundle_names() -> None:

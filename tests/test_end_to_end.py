@@ -514,7 +514,7 @@ def acquainted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acquainted]
                 bob.shows(r"alice#\w{4}: third")
                 bob.types("a reply")
                 alice.shows(r"bob#\w{4}: a reply")
-                alice.asks("/status", "your last message: delivered to 2 of 2$")
+                alice.asks("/status", "your last message to the room: delivered to 2 of 2$")
                 alice.types("/chain")
                 alice.err.wait_for(r"^-- your signed head is kept by bob#\w{4} \(block \d+\)")
                 assert alice.leaves() == 0
@@ -639,7 +639,7 @@ def test_behind_a_passphrase_a_profile_opens_with_it_alone(
         path.chmod(0o600)
     port = acquainted.relay.port
     unprotected = run(home, "wallet", "--passphrase-file", str(right))
-    warning = "!! this profile has no passphrase: the command passphrase sets one"
+    warning = "!! this profile has no passphrase: chat_client.py passphrase sets one"
     assert warning in unprotected.stderr
     done = run(home, "passphrase", "--new-file", str(right))
     assert done.returncode == 0, done
