@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-from chat_report import Message, Report, Who, Witness, counted, grouped, labels
+from chat_report import Message, Report, Who, Witness, counted, grouped
 from chat_terminal import escape, escape_name
 
 __all__ = ["JSONL_VERSION", "as_html", "as_jsonl", "as_text"]
@@ -44,10 +44,7 @@ class _Names:
     """What everybody in a report is called: nick#tag, no two people the same."""
 
     def __init__(self, report: Report) -> None:
-        authors = (message.author for message in report.messages)
-        witnesses = (witness.who for witness in report.witnesses)  # those of a message among them
-        called = labels([report.owner, *authors, *witnesses, *report.forks])
-        self._tags = {who: label.removeprefix(who.nick) for who, label in called.items()}
+        self._tags = {who: name.removeprefix(who.nick) for who, name in report.names.items()}
 
     def of(self, who: Who) -> str:
         """`alice#2832`, escaped."""

@@ -8,7 +8,6 @@ connections, the chat, what a block or a proof holds.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ from chat_history import history
 from chat_passphrase import PassphraseError, ask_new, asker, is_person_there, notices
 from chat_profile import Profile, ProfileError
 from chat_proof import check_proof
-from chat_report import labels
 from chat_settings import Settings
 from chat_terminal import Kind, Line, Terminal
 from chat_verification import verify_profile
@@ -134,15 +132,25 @@ def _export(settings: Settings, terminal: Terminal) -> int:
         )
     if str(settings.file) == "-":
         terminal.flush()
-        sys.stdout.buffer.write(
-            exported.data
-        )  # not for the screen: escaped, it would be another file
-        sys.stdout.flush()
+        _write_out(exported.data)
         return 0
     write_new(settings.file, exported.data)
     text = f"{settings.file}: {exported.size}, readable by you alone"
     terminal.show(Line(Kind.DIALOGUE, text))
     return 0
+
+
+def _write_out(data: bytes) -> None:
+    """To standard output as it is: escaped for the screen it would be another file.
+
+    Raises:
+        Unanswered: it is closed, or who reads it went away.
+    """
+    try:
+        with open(1, "wb", closefd=False) as out:
+            out.write(data)
+    except OSError as exc:
+        raise Unanswered(f"standard output cannot be written: {exc.strerror}") from exc
 
 
 def _deep_verdict(profile: Profile) -> Verdict:
@@ -195,7 +203,7 @@ def _verify_file(settings: Settings, terminal: Terminal) -> int:
         return _say(terminal, report.exit_code, report.problem)
     for line in report.lines():
         terminal.show(Line(Kind.DIALOGUE, line))
-    called = labels(message.author for message in report.messages)
+    called = report.names
     for message in report.messages:
         label = f"[{message.index}] {called[message.author]}{' (private)' * message.is_private}"
         text = "(erased by the owner)" if message.text is None else message.text

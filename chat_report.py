@@ -16,7 +16,7 @@ from itertools import islice, pairwise, takewhile
 
 from chat_messages import NAME_TAG_DIGITS, full_name
 
-__all__ = ["Message", "Report", "Who", "Witness", "counted", "grouped", "labels"]
+__all__ = ["Message", "Report", "Who", "Witness", "counted", "grouped"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,13 @@ class Report:
     unseen: int = 0  # numbers within authors' own counting that are not disclosed
     forks: tuple[Who, ...] = ()  # who signed two different entries under one number
 
+    @property
+    def names(self) -> dict[Who, str]:
+        """What everybody in it is called, no two people the same."""
+        authors = (message.author for message in self.messages)
+        witnesses = (witness.who for witness in self.witnesses)  # those of a message among them
+        return _labels([self.owner, *authors, *witnesses, *self.forks])
+
     def lines(self) -> list[str]:
         """What a person is told; names and findings are as they came, for the caller to escape."""
         return _Told(self).lines()
@@ -99,9 +106,7 @@ class _Told:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        authors = (message.author for message in report.messages)
-        witnesses = (witness.who for witness in report.witnesses)
-        self._labels = labels({report.owner, *authors, *witnesses, *report.forks})
+        self._labels = report.names
         self._owner = self._labels[report.owner]
 
     def lines(self) -> list[str]:
@@ -251,7 +256,7 @@ def _listed(names: list[str]) -> str:
     return ", also ".join(shown)
 
 
-def labels(people: Iterable[Who]) -> dict[Who, str]:
+def _labels(people: Iterable[Who]) -> dict[Who, str]:
     """What each is called, `bob#7f3a`: the tag as long as it takes to differ from everybody else
     of that nick."""
     ordered = sorted({(who.nick, who.fingerprint.hex()): who for who in people}.items())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import getpass
 import io
 import json
+import os
 import shutil
 import sqlite3
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from processes import ROOT, environment
 from profiles import checked_identity
 from proofs import NOW, PRIVATE, Owner, Speaker
 from scripted_person import Person
@@ -475,14 +478,32 @@ def test_each_format_is_written_for_its_owner_alone_and_holds_what_was_said(home
 
 
 def test_an_export_to_standard_output_is_the_files_bytes_and_nothing_else(
-    home: Path, capsysbinary: pytest.CaptureFixture[bytes]
+    home: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     for format_ in ("txt", "jsonl", "html", "proof"):
         path = home / f"talk.{format_}"
         assert commanded(home, "export", str(path))[0] == 0
         code, person = commanded(home, "export", "--format", format_, "-")
         assert (code, person.said()) == (0, [])
-        assert capsysbinary.readouterr().out == path.read_bytes()
+        assert capfdbinary.readouterr().out == path.read_bytes()
+
+
+def test_an_export_to_a_reader_that_went_away_is_one_line(home: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with subprocess.Popen(
+        [sys.executable, "chat_client.py", "export", "-"],
+        cwd=ROOT,
+        env=environment(home),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as client:
+        os.close(writing)
+        assert client.stderr is not None
+        said = client.stderr.read()
+    assert said == "chainroom: standard output cannot be written: Broken pipe\n"
+    assert client.returncode == 1
 
 
 def test_an_export_never_replaces_a_file(home: Path) -> None:
@@ -497,7 +518,7 @@ def test_an_export_never_replaces_a_file(home: Path) -> None:
 
 
 def test_nothing_of_a_tampered_chain_is_exported(
-    home: Path, capsysbinary: pytest.CaptureFixture[bytes]
+    home: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     edited(home)
     for target in (str(home / "talk.html"), "-"):
@@ -507,7 +528,7 @@ def test_nothing_of_a_tampered_chain_is_exported(
         assert alert.startswith("HISTORY TAMPERED: EDITED@6: ")
         assert alert.endswith("nothing was exported")
     assert not (home / "talk.html").exists()
-    assert capsysbinary.readouterr().out == b""
+    assert capfdbinary.readouterr().out == b""
 
 
 def test_nothing_is_exported_that_verify_would_not_confirm(home: Path, aside: _Aside) -> None:
