@@ -18,7 +18,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from simulated_room import LOBBY, keystore, session_keys
@@ -116,12 +115,7 @@ class Owner(Speaker):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.chain.close()
 
     def append(self, kind: BlockType, record: bytes, entry_id: bytes) -> Block:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from simulated_room import SimulatedMember, SimulatedRoom, keystore, session_keys
@@ -33,12 +32,7 @@ class RecordedMember(SimulatedMember):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.file.close()
 
     def perform(self, effects: list[Effect]) -> None:
