@@ -805,7 +805,8 @@ class Session:
 
     def _status(self) -> Effects:
         room = self._room_conversation
-        here = f"in the room with {number(len(self._roster.people()), 'other')}"
+        others = len(self._roster.people())
+        here = f"in the room with {number(others, 'other')}" if others else "alone in the room"
         effects: Effects = [notice(here if self.joined else "not connected")]
         if room.ours.seq:
             last = room.ours.recipients(self._roster.present)

@@ -1527,6 +1527,10 @@ def test_ack_for_an_entry_never_written_says_nothing(
     assert alice.session._roster.present == set()
 
 
+def test_status_of_who_is_alone_says_so(alice: SimulatedMember) -> None:
+    assert alice.asks("/status") == ["-- alone in the room"]
+
+
 def test_status_says_to_how_many_the_last_message_was_delivered(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
 ) -> None:
