@@ -33,27 +33,39 @@ __all__ = [
     "format_of",
     "parse_address",
     "parse_port",
+    "parser",
     "read_settings",
 ]
 
 VERSION_TEXT = "chainroom 0.1.0"
 
+_TIME_FORMATS = ("off", "hm", "hms", "iso")
+_BELLS = ("off", "mention", "all")
 FORMATS = ("txt", "jsonl", "html", "proof")
 LAST_BLOCK = 2**62
 
 _T = TypeVar("_T")
 
-_EXAMPLES = """\
+_DESCRIPTION = """\
+LAN chat whose history you can prove.
+
 examples:
+  chat_client.py                             ask for a relay, join it and chat
   chat_client.py --host                      start a relay here and chat
+  chat_client.py --host --new-room           the same, in a room that only an invite opens
+  chat_client.py --invite CODE               join the room that somebody invited you to
   chat_client.py --server 192.168.1.5        join a relay
+  chat_client.py doctor 192.168.1.5          why can't I reach it?
+  chat_client.py --server 192.168.1.5 --send 'build 42 is green'
   echo hello | chat_client.py --server 192.168.1.5
   chat_client.py history 50                  what was said
   chat_client.py verify                      has anybody changed it?
   chat_client.py export talk.html            what was said, with what proves it
   chat_client.py export --format proof --only 12-40 talk.proof
   chat_client.py verify talk.proof           on any computer: what does it prove?
+"""
 
+_EPILOG = """\
 exit codes: 0 ok, 1 error, 2 usage, 3 network or something unsent, 4 history tampered,
             5 refused, 6 profile in use or unreadable
 """
@@ -67,18 +79,25 @@ class UsageError(ValueError):
 class Settings:
     """Everything checked; None where the person said nothing and something is asked or found."""
 
-    command: str  # chat, history, verify, export, wallet or passphrase
+    command: str  # chat, doctor, history, verify, export, wallet or passphrase
     home: Path
     profile: str | None
     server: str | None
     port: int | None
     host: int | None  # the port of a relay to start here
     name: str | None
-    room: str
+    room: str  # an open room's name, where neither of the next two is given
+    invite: str | None  # a code; "": of the invited room that we were in last
+    new_room: bool  # one that only its invite opens
     password_file: Path | None
     passphrase_file: Path | None
     plain: bool
     quiet: bool
+    json: bool
+    time_format: str  # off, hm, hms or iso
+    bell: str  # off, mention or all
+    send: str | None  # say this and leave
+    to: str  # to whom alone; "": to the room
     linger_s: float
     count: int  # of history's messages
     find: str
@@ -118,6 +137,12 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds <= 86_400:
         raise ValueError(f"a time is a number of seconds up to 86400, not {text!r}")
     return seconds
+
+
+def _one_of(choices: Sequence[str], text: str) -> str:
+    if text not in choices:
+        raise ValueError(f"one of {', '.join(choices)}, not {text!r}")
+    return text
 
 
 def _switch(text: str) -> bool:
@@ -170,9 +195,7 @@ def format_of(file: Path) -> str:
 def _format(text: str, file: Path) -> str:
     if not text:
         return format_of(file)
-    if text not in FORMATS:
-        raise ValueError(f"a format is one of {', '.join(FORMATS)}, not {text!r}")
-    return text
+    return _one_of(FORMATS, text)
 
 
 # What may stand in the environment and in config.toml too.
@@ -186,9 +209,21 @@ _LAYERED: dict[str, Callable[[str], Any]] = {
     "passphrase_file": _file,
     "plain": _switch,
     "quiet": _switch,
+    "json": _switch,
+    "time": partial(_one_of, _TIME_FORMATS),
+    "bell": partial(_one_of, _BELLS),
     "linger": _seconds,
 }
-_DEFAULTS: dict[str, Any] = {"room": "lobby", "plain": False, "quiet": False, "linger": 10.0}
+_ROOM_FLAGS = ("room", "invite", "new_room")
+_DEFAULTS: dict[str, Any] = {
+    "room": "lobby",
+    "plain": False,
+    "quiet": False,
+    "json": False,
+    "time": "hm",
+    "bell": "mention",
+    "linger": 10.0,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -196,7 +231,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (chat_client.py --help shows what there is)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The client's command line; man pages and completions are made of it."""
     # SUPPRESS: an attribute is there only if the flag was, so that the layers below can be asked,
     # and so that flags work on either side of the command.
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
@@ -204,16 +240,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--home", metavar="DIR", help="where profiles and config.toml are kept")
     add("--profile", metavar="P", help="which identity and chain (default; a free one if in use)")
     add("--passphrase-file", metavar="F", help="a file with the profile's passphrase")
-    parser = _Parser(
+    whole = _Parser(
         prog="chat_client.py",
-        description="LAN chat whose history you can prove.",
-        epilog=_EXAMPLES,
+        usage="%(prog)s [options] [COMMAND ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    add = whole.add_argument
     add("--version", action="version", version=VERSION_TEXT)
     add("--server", metavar="IP", help="the relay's address (asked for otherwise)")
     add("--port", metavar="N", help=f"the relay's port ({DEFAULT_PORT})")
@@ -225,7 +262,15 @@ def _parser() -> argparse.ArgumentParser:
         help="start a relay on this computer, and join it (PORT, else that of --port)",
     )
     add("--name", metavar="NICK", help="what you are called (your login name)")
-    add("--room", metavar="R", help="which room (lobby)")
+    add("--room", metavar="R", help="which open room (lobby)")
+    add(
+        "--invite",
+        metavar="CODE",
+        nargs="?",
+        const="",
+        help="join an invited room (without CODE: the one that you were in last)",
+    )
+    add("--new-room", action="store_true", help="make a room that only its invite opens")
     add("--password-file", metavar="F", help="a file with the relay's password")
     add(
         "--plain",
@@ -234,12 +279,21 @@ def _parser() -> argparse.ArgumentParser:
         help="lines only, no editing; for screen readers",
     )
     add("--quiet", action="store_const", const="true", help="messages and warnings only")
+    add("--json", action="store_const", const="true", help="JSON Lines both ways, for programs")
+    add("--send", metavar="TEXT", help="say TEXT once in the room, and leave")
+    add("--to", metavar="NICK", help="with --send: to that person alone")
+    add("--time", metavar="F", help=f"{', '.join(_TIME_FORMATS)}: how times are shown (hm)")
+    add("--bell", metavar="B", help=f"{', '.join(_BELLS)}: what rings (mention)")
     add("--linger", metavar="S", help="how long leaving waits for receipts, in seconds (10)")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, text: str) -> _Parser:
         return commands.add_parser(name, parents=[common], help=text, allow_abbrev=False)
 
+    doctor = command("doctor", "SERVER [PORT]: why can't I reach that relay?")
+    doctor.add_argument("server", metavar="SERVER")
+    doctor.add_argument("port", metavar="PORT", nargs="?")
+    doctor.add_argument("--password-file", metavar="F", help="a file with the relay's password")
     history = command("history", "[N] [--find TEXT]: the last N messages of your chain")
     history.add_argument("count", metavar="N", nargs="?", default="20")
     history.add_argument("--find", metavar="TEXT", default="")
@@ -259,7 +313,7 @@ def _parser() -> argparse.ArgumentParser:
     add = passphrase.add_argument
     add("--new-file", metavar="F", help="a file with the new one (asked for otherwise)")
     add("--remove", action="store_true", default=False, help="store the keys without one")
-    return parser
+    return whole
 
 
 def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -269,7 +323,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         UsageError: one line that names the flag, the variable or the file, and what is wrong.
         SystemExit: --help and --version, which print and exit 0.
     """
-    flags = vars(_parser().parse_args(argv))
+    flags = vars(parser().parse_args(argv))
     home = _home(flags.get("home"), environ.get("CHAINROOM_HOME"))
     config_path = home / "config.toml"
     config = _read_config(config_path)
@@ -286,6 +340,9 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
                 values[key] = _checked(where, parse, text)
                 break
     host = _host(flags, values.get("port", DEFAULT_PORT))
+    _check_rooms(flags)
+    if "to" in flags and "send" not in flags:
+        raise UsageError("--to names who reads what --send says: use both")
     file = _optional(flags.get("command") or "", _file, flags.get("file"))
     if file is not None and flags.get("quick"):
         raise UsageError("--quick is for your own chain: a proof is checked as a whole")
@@ -300,10 +357,17 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         host=host,
         name=values.get("name"),
         room=values["room"],
+        invite=flags.get("invite"),
+        new_room=flags.get("new_room", False),
         password_file=values.get("password_file"),
         passphrase_file=values.get("passphrase_file"),
         plain=values["plain"],
         quiet=values["quiet"],
+        json=values["json"],
+        time_format=values["time"],
+        bell=values["bell"],
+        send=flags.get("send"),
+        to=flags.get("to", ""),
         linger_s=values["linger"],
         count=_checked("history", _count, flags.get("count", "20")),
         find=flags.get("find", ""),
@@ -340,6 +404,12 @@ def _host(flags: Mapping[str, str], port: int) -> int | None:
     if "port" in flags:
         raise UsageError("--host and --port name two ports for one relay: use one")
     return _checked("--host", _host_port, flags["host"])
+
+
+def _check_rooms(flags: Mapping[str, Any]) -> None:
+    named = [f"--{flag.replace('_', '-')}" for flag in _ROOM_FLAGS if flag in flags]
+    if len(named) > 1:
+        raise UsageError(f"{named[0]} and {named[1]} name two rooms: use one")
 
 
 def _optional(where: str, parse: Callable[[str], _T], text: str | None) -> _T | None:

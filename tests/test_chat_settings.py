@@ -46,6 +46,8 @@ LAYERED: list[tuple[str, str, Sequence[str], Sequence[Any], Any]] = [
         (Path("/p/1"), Path("p2"), Path("./p3")),
         None,
     ),
+    ("time", "time_format", ("off", "hm", "iso"), ("off", "hm", "iso"), "hm"),
+    ("bell", "bell", ("all", "off", "mention"), ("all", "off", "mention"), "mention"),
     ("linger", "linger_s", ("0", "2.5", "86400"), (0.0, 2.5, 86400.0), 10.0),
 ]
 
@@ -106,7 +108,7 @@ def test_a_switch_can_be_turned_on_and_off_in_every_layer(home: Path, key: str) 
 
 
 def test_every_setting_of_the_file_is_also_a_flag_and_a_variable() -> None:
-    assert set(chat_settings._LAYERED) == {key for key, *_ in LAYERED} | {"plain", "quiet"}
+    assert set(chat_settings._LAYERED) == {key for key, *_ in LAYERED} | {"plain", "quiet", "json"}
 
 
 def test_numbers_in_the_file_need_no_quotes(home: Path) -> None:
@@ -187,6 +189,8 @@ BAD = [
     ("room", "x" * 65, "1 to 64"),
     ("room", "a\u202eb", "no spaces"),
     ("password_file", "", "file's name"),
+    ("time", "12h", "one of off, hm, hms, iso"),
+    ("bell", "loud", "one of off, mention, all"),
     ("linger", "-1", "seconds"),
     ("linger", "nan", "seconds"),
     ("linger", "inf", "seconds"),
@@ -226,7 +230,7 @@ def test_a_bad_switch_is_one_line(home: Path, variable: str, value: str, hint: s
 @pytest.mark.parametrize(
     ("config", "hint"),
     [
-        ("prot = 5555", "prot is no setting; there are linger, name, "),
+        ("prot = 5555", "prot is no setting; there are bell, json, linger, name, "),
         ("home = '/elsewhere'", "home is no setting"),
         ("port = [1]", "port is a text, a number, true or false"),
         ("port = 2026-11-24", "port is a text, a number, true or false"),
@@ -280,10 +284,17 @@ def test_nothing_asked_for_is_a_chat_with_everything_still_to_ask(home: Path) ->
         host=None,
         name=None,
         room="lobby",
+        invite=None,
+        new_room=False,
         password_file=None,
         passphrase_file=None,
         plain=False,
         quiet=False,
+        json=False,
+        time_format="hm",
+        bell="mention",
+        send=None,
+        to="",
         linger_s=10.0,
         count=20,
         find="",
@@ -295,7 +306,7 @@ def test_nothing_asked_for_is_a_chat_with_everything_still_to_ask(home: Path) ->
         new_passphrase_file=None,
         removes_passphrase=False,
     )
-    assert len(fields(Settings)) == 22
+    assert len(fields(Settings)) == 29
 
 
 @pytest.mark.parametrize("command", ["history", "verify", "wallet", "passphrase"])
@@ -430,3 +441,32 @@ def test_the_version_is_the_distributions(home: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         read(home, "--version")
     assert capsys.readouterr().out == VERSION_TEXT + "\n"
+
+
+def test_doctor_has_a_server_and_maybe_a_port(home: Path) -> None:
+    settings = read(home, "doctor", "192.168.1.5")
+    assert (settings.command, settings.server, settings.port) == ("doctor", "192.168.1.5", None)
+    assert read(home, "doctor", "host.example", "6000").port == 6000
+
+
+def test_invite_is_a_code_or_the_last_one(home: Path) -> None:
+    assert read(home, "--invite", "ABCD").invite == "ABCD"
+    assert read(home, "--invite").invite == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--room", "r", "--new-room"),
+        ("--room", "r", "--invite", "ABCD"),
+        ("--invite", "ABCD", "--new-room"),
+    ],
+)
+def test_two_rooms_at_once_are_refused(home: Path, argv: tuple[str, ...]) -> None:
+    assert "name two rooms: use one" in refused(home, *argv)
+
+
+def test_to_wants_something_to_send(home: Path) -> None:
+    assert "--to names who reads what --send says" in refused(home, "--to", "bob")
+    settings = read(home, "--to", "bob", "--send", "hi")
+    assert (settings.send, settings.to) == ("hi", "bob")
