@@ -37,9 +37,11 @@ import threading
 import time
 import unicodedata
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from types import MappingProxyType
 from typing import NamedTuple, TextIO
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "MAX_QUEUED_CHARS",
     "MAX_QUEUED_LINES",
     "BadInput",
+    "Field",
     "Kind",
     "Line",
     "Terminal",
@@ -124,18 +127,28 @@ class Kind(enum.Enum):
 _BEGINS = {Kind.NOTICE: "-- ", Kind.ALERT: "!! ", Kind.DIALOGUE: "", Kind.ERROR: "chainroom: "}
 
 
+Field = str | int | bool | list[str]
+
+_NO_FIELDS: Mapping[str, Field] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Line:
     """One thing to show, as it came; rendering escapes it.
 
     author: of a message, with its tag: `bob#7f3a` or `bob#7f3a (private)`.
     sent_ms: of a message, milliseconds since 1970 UTC.
+    event, fields: what a program is told beside the text (docs/JSON.md); people never see them.
+    mention: a message that names us or is for us alone, so that the bell rings.
     """
 
     kind: Kind
     text: str
     author: str = ""
     sent_ms: int = 0
+    event: str = ""
+    fields: Mapping[str, Field] = field(default_factory=lambda: _NO_FIELDS, hash=False)
+    mention: bool = False
 
     def render(self, *, clock: bool = False) -> str:
         """The escaped line without a newline at its end; with `clock` a message begins HH:MM."""
@@ -191,10 +204,15 @@ class Terminal:
 
     interactive: stdin and stdout are both a terminal.
     broken: stdout is gone (`| head -1`); lines are dropped and `read_line` returns None.
+    bell: which messages ring: off, mention or all.  Any thread may set it.
+    complete: given the text left of the cursor, what that may become; Tab asks it.  Any thread may
+    set it; the prompt thread calls it.
     """
 
     def __init__(self, streams: _Streams, *, quiet: bool) -> None:
         self._in, self._out, self._err = streams
+        self.bell = "mention"
+        self.complete: Callable[[str], Sequence[str]] = lambda before: ()
         self._quiet = quiet
         self._person_types = self._in is not None and self._in.isatty()
         self._on_screen = self._out is not None and self._out.isatty()
@@ -256,10 +274,20 @@ class Terminal:
                     return None
                 self._interrupted, draft = True, ""
                 self.show(Line(Kind.NOTICE, "press Ctrl-C again, or type exit, to leave"))
+                self.flush()  # above the next prompt, and not after what is typed there
             else:
                 self._interrupted = False
                 return _checked(text)
         return None
+
+    def remember(self, lines: Sequence[str]) -> None:
+        """Put lines typed in earlier runs, oldest first, where arrow-up finds them.
+
+        For the prompt thread, before the first `read_line`.
+        """
+
+    def status(self, text: str) -> None:
+        """What the row below the prompt says, where there is such a row; "": none.  Any thread."""
 
     def progress(self, text: str) -> None:
         """Show how far something is, in a row that the next call replaces; "" takes it away.
@@ -653,11 +681,13 @@ class _Readline(_Editor):
         return self._half
 
 
-def open_terminal(*, plain: bool = False, quiet: bool = False) -> Terminal:
+def open_terminal(
+    *, plain: bool = False, quiet: bool = False, time_format: str = "hm", bell: str = "mention"
+) -> Terminal:
     """The best terminal for this process's stdin, stdout and stderr.  Close it when done.
 
     plain: append-only lines even on a terminal.  quiet: show only messages, alerts and errors, and
-    no `> ` where no person types.
+    no `> ` where no person types.  time_format: off, hm, hms or iso.  bell: off, mention or all.
     """
     streams = _Streams(_raw(sys.stdin, "rb"), _raw(sys.stdout, "wb"), _raw(sys.stderr, "wb"))
     interactive = all(stream is not None and stream.isatty() for stream in streams[:2])
@@ -668,8 +698,12 @@ def open_terminal(*, plain: bool = False, quiet: bool = False) -> Terminal:
         for implementation in (_PromptToolkit, _Readline):
             # Not installed, or no console (mintty), or whatever else it finds lacking: the next.
             with suppress(Exception):
-                return implementation(streams, quiet=quiet)
-    return _Plain(streams, quiet=quiet)
+                terminal: Terminal = implementation(streams, quiet=quiet)
+                terminal.bell = bell
+                return terminal
+    terminal = _Plain(streams, quiet=quiet)
+    terminal.bell = bell
+    return terminal
 
 
 def _raw(stream: TextIO | None, mode: str) -> io.RawIOBase | None:
