@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import those of lower floors; beside that, the neighbours that are named here.
 FLOORS = {
     "chat_wire": 0,
+    "chat_text": 0,
+    "chat_screen": 0,
+    "chat_editors": 0,
     "chat_terminal": 0,
     "crypto_utils": 1,
     "chat_blocks": 2,
@@ -51,6 +54,9 @@ FLOORS = {
     "chat_client": 5,
 }
 NEIGHBOURS = {
+    "chat_screen": {"chat_text"},
+    "chat_editors": {"chat_screen", "chat_text"},
+    "chat_terminal": {"chat_editors", "chat_screen", "chat_text"},
     "chat_rows": {"chat_blocks"},
     "chat_verdicts": {"chat_blocks", "chat_rows"},
     "blockchain": {"chat_blocks", "chat_rows", "chat_verdicts"},

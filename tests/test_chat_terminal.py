@@ -157,14 +157,14 @@ def test_a_message_has_local_time_before_it_on_a_terminal(monkeypatch: pytest.Mo
     monkeypatch.setenv("TZ", "UTC-2")
     time.tzset()
     line = Line(Kind.MESSAGE, "hi", "bob", sent_ms=1_700_000_000_000)  # 22:13:20 UTC
-    assert line.render(clock=True) == "00:13 bob: hi"
+    assert line.render("hm") == "00:13 bob: hi"
     monkeypatch.undo()
     time.tzset()
 
 
 @pytest.mark.parametrize("sent_ms", [2**64 - 1, -(2**63)])
 def test_an_impossible_time_is_no_error(sent_ms: int) -> None:
-    shown = Line(Kind.MESSAGE, "hi", "bob", sent_ms).render(clock=True)
+    shown = Line(Kind.MESSAGE, "hi", "bob", sent_ms).render("hm")
     assert re.fullmatch(r"(\?\?:\?\?|\d\d:\d\d) bob: hi", shown)
 
 
@@ -196,7 +196,7 @@ class Screen(io.RawIOBase):
 
 def plain_terminal(screen: Screen, *, stderr: io.RawIOBase | None = None) -> chat_terminal.Terminal:
     stdin = Screen(is_terminal=screen.is_terminal)
-    return chat_terminal._Plain(chat_terminal._Streams(stdin, screen, stderr), quiet=False)
+    return chat_terminal.Plain(chat_terminal.Streams(stdin, screen, stderr), quiet=False)
 
 
 def block(terminal: chat_terminal.Terminal, screen: Screen) -> None:
@@ -346,7 +346,7 @@ import json, os, sys, threading
 control, results, back_end, quiet = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 if os.isatty(0):
     os.close(os.open(os.ttyname(0), os.O_RDWR))  # makes it the controlling terminal
-if back_end != "_PromptToolkit":
+if back_end != "PromptToolkit":
     sys.modules["prompt_toolkit"] = None
 from chat_terminal import BadInput, Kind, Line, open_terminal
 terminal = open_terminal(plain=back_end == "--plain", quiet=quiet == "quiet")
@@ -514,7 +514,7 @@ class Person(Child):
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
         self.raw = b""
-        assert self.result() == ["is", expected or back_end.replace("--plain", "_Plain"), True]
+        assert self.result() == ["is", expected or back_end.replace("--plain", "Plain"), True]
         if wait:
             self.until_last_are(">")
 
@@ -584,7 +584,7 @@ def start() -> Iterator[Callable[..., Person]]:
 
 
 Start = Callable[..., Person]
-EDITORS = ["_PromptToolkit", "_Readline"]
+EDITORS = ["PromptToolkit", "Readline"]
 ALL = [*EDITORS, "--plain"]
 
 # --------------------------------------------------------------------------------------------------
@@ -709,7 +709,7 @@ def test_arrow_up_brings_the_last_line_back(start: Start, back_end: str) -> None
 
 
 def test_a_paste_of_42_lines_under_prompt_toolkit_is_one_text(start: Start) -> None:
-    person = start("_PromptToolkit")
+    person = start("PromptToolkit")
     pasted = "\n".join(f"line {n} of the paste" for n in range(42))
     person.type("\x1b[200~" + pasted.replace("\n", "\r") + "\x1b[201~")
     person.until(lambda rows: "line 41 of the paste" in rows[-1])
@@ -722,7 +722,7 @@ def test_a_paste_of_42_lines_under_prompt_toolkit_is_one_text(start: Start) -> N
 def test_prompt_toolkit_neither_takes_the_screen_nor_the_mouse_nor_asks_the_terminal(
     start: Start,
 ) -> None:
-    person = start("_PromptToolkit")
+    person = start("PromptToolkit")
     person.type("hello\r")
     assert person.line() == "hello"
     person.until(lambda rows: rows == ["> hello", ">"])
@@ -747,7 +747,7 @@ def test_a_draft_is_in_the_edit_buffer(start: Start, back_end: str) -> None:
 
 
 def test_typed_bytes_that_are_not_utf_8_are_refused_and_shown(start: Start) -> None:
-    person = start("_PromptToolkit")  # readline drops them itself
+    person = start("PromptToolkit")  # readline drops them itself
     person.type(b"caf\xe9\r")
     reason = "a line of input is not UTF-8 and was not taken"
     assert person.result() == ["bad", reason, "caf\\udce9"]
@@ -755,7 +755,7 @@ def test_typed_bytes_that_are_not_utf_8_are_refused_and_shown(start: Start) -> N
 
 
 def test_a_text_that_is_too_long_is_refused_and_kept(start: Start) -> None:
-    person = start("_PromptToolkit")
+    person = start("PromptToolkit")
     text = "\r".join(["x" * 1000] * 66)
     pasted = "\x1b[200~" + text + "\x1b[201~\r"
     person.feeder = threading.Thread(target=person.type, args=(pasted,))
@@ -899,7 +899,7 @@ def test_alerts_are_bold_unless_no_color_is_set(start: Start, back_end: str) -> 
 
 
 def test_with_a_dumb_terminal_lines_are_plain(start: Start) -> None:
-    start("_PromptToolkit", environ={"TERM": "dumb"}, expected="_Plain")
+    start("PromptToolkit", environ={"TERM": "dumb"}, expected="Plain")
 
 
 @pytest.mark.parametrize("back_end", ALL)
@@ -928,7 +928,7 @@ def pipes() -> Iterator[Callable[..., Child]]:
         pipe = subprocess.PIPE
         child = Child(stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, **options)
         children.append(child)
-        assert child.result() == ["is", "_Plain", False]
+        assert child.result() == ["is", "Plain", False]
         if not options.get("quiet"):
             assert child.read(len(options.get("prompt", "> "))) == options.get("prompt", "> ")
         return child
@@ -1019,7 +1019,7 @@ def test_a_line_without_end_takes_bounded_memory() -> None:
     with open(os.devnull, "rb") as devnull:
         stdin, stdout = Endless(is_terminal=False), Screen(is_terminal=False)
         stdout.go.set()
-        terminal = chat_terminal._Plain(chat_terminal._Streams(stdin, stdout, None), quiet=False)
+        terminal = chat_terminal.Plain(chat_terminal.Streams(stdin, stdout, None), quiet=False)
         with pytest.raises(chat_terminal.BadInput):
             terminal.read_line("> ")
         assert terminal.read_line("> ") is None
