@@ -179,8 +179,10 @@ def _local(sent_ms: int) -> datetime | None:
 
 # ----------------------------------------------------------------------------------------- rows
 
-# What looks empty, and so can separate words: spaces, Hangul fillers, the empty Braille pattern.
-_BLANK = " \t\xa0\u115f\u1160\u1680\u2000-\u200a\u202f\u205f\u2800\u3000\u3164\uffa0"
+# What looks empty, and so can separate words: spaces, Hangul fillers, the empty Braille pattern …
+_BLANK = (
+    " \t\xa0\u115f\u1160\u1680\u180e\u2000-\u200a\u202f\u205f\u2800\u3000\u3164\uffa0\U0001d159"
+)
 # Two cells wide, and written without spaces: a row may end before each of them.
 _WIDE = (
     "\u1100-\u115e\u2e80-\u2fff\u3001-\u3163\u3165-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f"
