@@ -140,6 +140,8 @@ class Label:
     BLOCK = _label("block")  # a block's hash
     SHARE_WRAP = _label("share")  # OAEP label of a key share
     KEYSTORE = _label("keystore")  # checksum of a keystore without a passphrase
+    INVITE = _label("invite")  # checksum of an invite
+    SAFETY = _label("safety")  # two people's fingerprints
     # MACs
     JOIN = _label("join")  # proof of the relay's password
     ROOM_PROOF = _label("room proof")  # proof of the room secret in a bundle
@@ -152,6 +154,7 @@ class Label:
     ROOM_TAG = _label("room tag")
     ROOM_AUTH = _label("room auth")
     ROOM_MIX = _label("room mix")
+    SAFETY_NUMBER = _label("safety number")
     # signatures
     BUNDLE_SIG = _label("bundle sig")  # identity key
     CHAIN_CERT = _label("chain cert")  # identity key

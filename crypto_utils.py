@@ -85,6 +85,7 @@ __all__ = [
     "open_sealed",
     "pair_tag",
     "random_bytes",
+    "safety_number",
     "seal",
 ]
 
@@ -96,6 +97,7 @@ AEAD_NONCE_BYTES = 12
 AEAD_TAG_BYTES = 16
 KEY_BYTES = 32
 _ROOM_SECRET_BYTES = 16
+_SAFETY_GROUPS, _SAFETY_GROUP_BYTES, _SAFETY_GROUP_DIGITS = 12, 5, 5  # 60 digits: 199 bits
 _CHAIN_ID_BYTES = 16
 # How many messages of one sender may be missing before the next one we can open.  It bounds the
 # hashing that forged frames can ask for (2000 HMACs, 3 to 10 ms, once for each message that was
@@ -437,6 +439,11 @@ class RoomSecret:
             raise BadKey(f"expected {_ROOM_SECRET_BYTES} bytes, got {len(self.secret)}")
 
     @classmethod
+    def random(cls) -> RoomSecret:
+        """Of a new room, into which only its invite leads."""
+        return cls(random_bytes(_ROOM_SECRET_BYTES))
+
+    @classmethod
     def open_room(cls, name: str) -> RoomSecret:
         """H("open room", NFC name)[:16]."""
         digest = H(Label.OPEN_ROOM, unicodedata.normalize("NFC", name).encode())
@@ -462,6 +469,27 @@ def pair_tag(room: RoomSecret, one: bytes, other: bytes) -> bytes:
     """The conversation tag of two people: H("pair", RS ‖ both fingerprints sorted)[:16]."""
     low, high = sorted((one, other))
     return H(Label.PAIR, room.secret + low + high)[:16]
+
+
+def safety_number(one: bytes, other: bytes) -> str:
+    """What two people compare to know that each holds the other's true identity key.
+
+    The same whoever asks and in every room, since it is made of the two fingerprints (32 bytes
+    each) alone.  HKDF("safety number", H("safety", both sorted), 60 bytes), each 5 bytes as a
+    big-endian number modulo 100,000 (PROTOCOL.md 6.2).
+
+    Returns:
+        Twelve groups of five digits, a space between each two.  Shorter codes of lasting keys
+        could be ground: keys made until the code fits.
+    """
+    low, high = sorted((one, other))
+    secret = H(Label.SAFETY, low + high)
+    made = _hkdf(secret, Label.SAFETY_NUMBER, _SAFETY_GROUPS * _SAFETY_GROUP_BYTES)
+    groups = (
+        int.from_bytes(made[at : at + _SAFETY_GROUP_BYTES], "big") % 10**_SAFETY_GROUP_DIGITS
+        for at in range(0, len(made), _SAFETY_GROUP_BYTES)
+    )
+    return " ".join(f"{group:0{_SAFETY_GROUP_DIGITS}}" for group in groups)
 
 
 # --------------------------------------------------------------------------- sender keys

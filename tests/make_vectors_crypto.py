@@ -45,6 +45,8 @@ LABELS = {
     "BLOCK": "block",
     "SHARE_WRAP": "share",
     "KEYSTORE": "keystore",
+    "INVITE": "invite",
+    "SAFETY": "safety",
     "JOIN": "join",
     "ROOM_PROOF": "room proof",
     "MESSAGE_KEY": "mk",
@@ -54,6 +56,7 @@ LABELS = {
     "ROOM_TAG": "room tag",
     "ROOM_AUTH": "room auth",
     "ROOM_MIX": "room mix",
+    "SAFETY_NUMBER": "safety number",
     "BUNDLE_SIG": "bundle sig",
     "CHAIN_CERT": "chain cert",
     "ENTRY_SIG": "entry sig",
@@ -85,8 +88,12 @@ def hmac_sha(key: bytes, body: bytes) -> bytes:
 
 
 def hkdf(secret: bytes, text: str, size: int) -> bytes:
-    """RFC 5869 with empty salt, for at most one block."""
-    return hmac_sha(hmac_sha(b"", secret), label(text) + b"\1")[:size]
+    """RFC 5869 with empty salt."""
+    pseudo_random_key, block, made = hmac_sha(b"", secret), b"", b""
+    while len(made) < size:
+        block = hmac_sha(pseudo_random_key, block + label(text) + bytes((len(made) // 32 + 1,)))
+        made += block
+    return made[:size]
 
 
 def stretched(name: str, size: int) -> bytes:
@@ -330,6 +337,25 @@ def rooms() -> list[Case]:
     why = "covers nonce, room, session and bundle"
     given = {"password": b"pass", "nonce": KEY, "room_tag": lobby, "session_id": lobby}
     return [*cases, case("join proof", why, proof, bundle=BODY, **given)]
+
+
+def safety_number(one: bytes, other: bytes) -> str:
+    made = hkdf(tagged("safety", min(one, other) + max(one, other)), "safety number", 60)
+    return " ".join(str(int(made[i : i + 5].hex(), 16))[-5:].zfill(5) for i in range(0, 60, 5))
+
+
+def safety_numbers() -> list[Case]:
+    number = safety_number(KEY, SEED)
+    zeros = next(  # a group that starts with zeros, which print as such
+        other
+        for i in range(1000)
+        if " 000" in safety_number(KEY, other := stretched(f"fingerprint {i}", 32))
+    )
+    return [
+        case("safety number", "twelve groups of five digits", number, one=KEY, other=SEED),
+        case("safety number", "whoever asks, it is the same", number, one=SEED, other=KEY),
+        case("safety number", "zeros lead", safety_number(KEY, zeros), one=KEY, other=zeros),
+    ]
 
 
 def chains() -> list[Case]:
@@ -616,7 +642,8 @@ def keystores() -> list[Case]:
 
 def build() -> dict[str, Any]:
     """What is in the file."""
-    parts = (hashes, rooms, chains, rsa_keys, rsa_uses, session_keys, keystores)
+    keys = (chains, rsa_keys, rsa_uses, session_keys, keystores)
+    parts = (hashes, rooms, safety_numbers, *keys)
     return {
         "about": "Made by tests/make_vectors_crypto.py, which says how to read it.",
         "identity_pkcs8": pkcs8(E).hex(),

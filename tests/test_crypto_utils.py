@@ -65,6 +65,7 @@ from crypto_utils import (
     open_sealed,
     pair_tag,
     random_bytes,
+    safety_number,
     seal,
 )
 
@@ -203,6 +204,7 @@ DO: dict[str, Callable[[dict[str, Any]], object]] = {
     "open room": do_open_room,
     "pair tag": lambda v: pair_tag(RoomSecret(v["secret"]), v["one"], v["other"]),
     "join proof": lambda v: join_proof(**v),
+    "safety number": lambda v: safety_number(**v),
     "chain": do_chain,
     "identity key": do_identity_key,
     "identity signature": do_identity_signature,
@@ -792,6 +794,14 @@ def test_what_is_derived_from_a_room_secret_tells_nothing_of_the_rest() -> None:
     assert (len(ROOM.tag), len(ROOM.auth), len(ROOM.mix)) == (16, 32, 32)
 
 
+def test_a_new_rooms_secret_is_16_bytes_that_no_other_has() -> None:
+    rooms = [RoomSecret.random() for _ in range(100)]
+    assert {len(room.secret) for room in rooms} == {16}
+    for part in (0, 15):  # the first byte is random, and so is the last
+        assert len({room.secret[part] for room in rooms}) > 20
+    assert len({room.secret for room in rooms} | {room.tag for room in rooms}) == 200
+
+
 @pytest.mark.parametrize("size", [0, 15, 17, 32])
 def test_a_room_secret_has_16_bytes(size: int) -> None:
     with pytest.raises(BadKey):
@@ -808,6 +818,26 @@ def test_a_pair_has_one_tag_whoever_asks_and_another_in_another_room() -> None:
     assert len(set(pairs.values())) == len(pairs) == 15
     assert {len(tag) for tag in pairs.values()} == {16}
     assert ROOM.tag not in pairs.values()
+
+
+# --------------------------------------------------------------------------------------------------
+# safety numbers
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_a_pair_has_one_safety_number_and_both_implementations_say_it(
+    one: bytes, other: bytes
+) -> None:
+    number = safety_number(one, other)
+    assert re.fullmatch(r"\d{5}( \d{5}){11}", number, re.ASCII)
+    assert number == safety_number(other, one) == reference.safety_number(one, other)
+
+
+def test_another_person_has_another_safety_number_in_every_group() -> None:
+    people = [reference.stretched(f"person {i}", 32) for i in range(50)]
+    numbers = [safety_number(people[0], other).split() for other in people]
+    for group in range(12):  # of 50, two may share a group: 1 in 80
+        assert len({number[group] for number in numbers}) > 45
 
 
 # --------------------------------------------------------------------------------------------------

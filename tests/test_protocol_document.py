@@ -761,3 +761,14 @@ def test_a_client_written_from_this_document_and_ours_chat() -> None:
     gives(stranger.acks())
     assert Leave(0) in ours.tick(now, head)
     assert not ours.counts
+
+
+# --------------------------------------------------------------------------------------------------
+# what people hand each other
+
+
+def test_the_example_of_a_safety_number_is_the_codes() -> None:
+    written = {row[0]: row[1].strip("`") for row in tables("6.2")[0]}
+    people = [bytes.fromhex(written[f"{name}'s fingerprint"]) for name in ("Alice", "Bob")]
+    assert people == [ALICE.fingerprint, BOB.fingerprint]
+    assert written["safety number"] == crypto_utils.safety_number(*people)
