@@ -102,7 +102,7 @@ class PromptToolkit(_Editor):
     def _new_session(self) -> PromptSession[str]:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.enums import DEFAULT_BUFFER
-        from prompt_toolkit.filters import Condition, has_focus, is_done
+        from prompt_toolkit.filters import Always, Condition, has_focus, is_done
         from prompt_toolkit.key_binding import KeyBindings
         from prompt_toolkit.layout import ConditionalContainer, FormattedTextControl, HSplit, Window
 
@@ -115,7 +115,9 @@ class PromptToolkit(_Editor):
         shows = Condition(self._shows_status) & ~is_done
         rows = session.layout.container
         assert isinstance(rows, HSplit)
-        rows.children.append(ConditionalContainer(row, filter=shows))
+        # Directly below the text, also when that was higher before: the rest of the room is last.
+        session.layout.current_window.dont_extend_height = Always()
+        rows.children += [ConditionalContainer(row, filter=shows), Window()]
         return session
 
     def remember(self, lines: Sequence[str]) -> None:
@@ -125,7 +127,10 @@ class PromptToolkit(_Editor):
 
     def status(self, text: str) -> None:
         """What the row below the prompt says, where there is room for it; "": no row."""
-        self._status = escape_name(text)
+        shown = escape_name(text)
+        if shown == self._status:
+            return
+        self._status = shown
         with suppress(RuntimeError):  # the loop has just ended: the next prompt shows it
             self._session.app.invalidate()
 
@@ -146,26 +151,27 @@ class PromptToolkit(_Editor):
             event.app.invalidate()
 
     def _read(self, prompt: str, draft: str) -> str:
-        def started() -> None:
-            self._prompt_stands = True
-            if self._reading_is_over():  # since read_line looked; nobody could wake us then
-                self._wake_reader()
-            self._turn.release()
-
-        self._turn.acquire()
-        try:
+        with self._turn:
             self._session = self._answers if self._is_asking else self._lines
             self._start_row()
-            return self._session.prompt(prompt, default=draft, pre_run=started)
+            self._prompt_stands = True
+        try:
+            return self._session.prompt(prompt, default=draft, pre_run=self._started)
         finally:
-            if self._prompt_stands:
-                self._turn.acquire()
-                self._prompt_stands = False
-                self._write_handed()  # if the loop ended before it could
-            self._turn.release()
+            self._take_down()
+
+    def _started(self) -> None:
+        """The loop runs: what came before it did, when nobody could be woken, is looked at now."""
+        with self._turn:
+            self._wake_reader()
+
+    def _take_down(self) -> None:
+        with self._turn:
+            self._prompt_stands = False
+            self._write_handed()  # if the loop ended before it could
 
     def _wake_reader(self) -> None:
-        if self._prompt_stands and (loop := self._session.app.loop):
+        if loop := self._session.app.loop:
             with suppress(RuntimeError):  # just closed: _read goes on
                 loop.call_soon_threadsafe(self._look)
 
@@ -228,13 +234,13 @@ class Readline(_Editor):
     def _read(self, prompt: str, draft: str) -> str:
         lib = self._lib
         self._got.clear()
-        with self._turn:
-            self._start_row()
-            lib.rl_callback_handler_install(prompt.encode(), self._accepted)
-            lib.rl_insert_text(_for_readline(draft))
-            lib.rl_redisplay()
-            self._prompt_stands = True
         try:
+            with self._turn:
+                self._start_row()
+                self._prompt_stands = True
+                lib.rl_callback_handler_install(prompt.encode(), self._accepted)
+                lib.rl_insert_text(_for_readline(draft))
+                lib.rl_redisplay()
             while not self._got:
                 if self._wait_for_input():
                     lib.rl_callback_read_char()
@@ -249,22 +255,28 @@ class Readline(_Editor):
         except (OSError, ValueError):  # the terminal hung up, or is closed
             pass
         finally:
-            with self._turn:
-                if not self._got:  # interrupted
-                    self._half = self._readline.get_line_buffer()
-                    lib.rl_free_line_state()
-                    lib.rl_cleanup_after_signal()
-                    lib.rl_callback_handler_remove()
-                if not self._got or self._got[0] is None:
-                    self._write(self._out, "\n")
-                self._prompt_stands = False
-                self._write_handed()
+            self._take_down()
         line = self._got[0] if self._got else None
         if line is None:
             raise EOFError
         if line and not self._is_asking:
             lib.add_history(line)
         return line.decode("utf-8", "surrogateescape")
+
+    def _take_down(self) -> None:
+        lib = self._lib
+        with self._turn:
+            if not self._prompt_stands:
+                return
+            if not self._got:  # interrupted
+                self._half = self._readline.get_line_buffer()
+                lib.rl_free_line_state()
+                lib.rl_cleanup_after_signal()
+                lib.rl_callback_handler_remove()
+            if not self._got or self._got[0] is None:
+                self._write(self._out, "\n")
+            self._prompt_stands = False
+            self._write_handed()
 
     def _complete(self) -> None:
         lib = self._lib

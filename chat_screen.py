@@ -181,11 +181,12 @@ class Terminal:
         with nothing typed between (once, if no person types), `broken`, or a call of `end_input` or
         `close`.  Raises BadInput; the next call continues with the next line.
         """
+        prompt = escape_name(prompt)  # it may name what was found on the network
         while not self._reading_is_over():
             try:
                 if self._interrupted:
                     self.flush()  # the hint stands above the prompt
-                text = self._read(prompt, draft)
+                text = self._read_once(prompt, draft)
             except EOFError:
                 return None
             except KeyboardInterrupt:
@@ -252,6 +253,9 @@ class Terminal:
         """One line, bad bytes as lone surrogates.  Raises EOFError, KeyboardInterrupt, BadInput."""
         raise NotImplementedError
 
+    def _take_down(self) -> None:
+        """After `_read`, however it ended: no prompt stands, nobody waits for it.  Idempotent."""
+
     def _print(self, lines: list[Line]) -> None:
         """Write lines, above the prompt if one stands.  Only the screen thread calls it."""
         raise NotImplementedError
@@ -267,6 +271,13 @@ class Terminal:
 
     # --------------------------------------------------------------------------- the input
 
+    def _read_once(self, prompt: str, draft: str) -> str:
+        """Raises what `_read` does."""
+        try:
+            return self._read(prompt, draft)
+        finally:
+            self._take_down()  # again: an interrupt may have come while `_read` did it
+
     def _is_meant(self, text: str) -> bool:
         """Whether a text of many lines, which a slip of the hand can paste, is to be sent."""
         lines = text.rstrip("\n").count("\n") + 1
@@ -274,7 +285,7 @@ class Terminal:
             return True
         self._is_asking = True
         try:
-            answer = self._read(f"send these {lines} lines as one message? [y/N] ", "")
+            answer = self._read_once(f"send these {lines} lines as one message? [y/N] ", "")
         except (EOFError, KeyboardInterrupt):
             return False
         finally:

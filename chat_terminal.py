@@ -97,11 +97,11 @@ class Plain(Terminal):
 
     def _read(self, prompt: str, draft: str) -> str:
         self.flush()  # what was shown first stands above the prompt
-        if self._person_types or not (self._quiet and prompt == "> "):
-            with self._turn:
-                self._write(self._out, prompt)
-                self._standing = prompt
         try:
+            if self._person_types or not (self._quiet and prompt == "> "):
+                with self._turn:
+                    self._standing = prompt  # first: Ctrl-C may come as soon as it is seen
+                    self._write(self._out, prompt)
             line = self._next_line()
         except (EOFError, KeyboardInterrupt):
             with self._turn:

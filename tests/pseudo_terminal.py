@@ -55,7 +55,7 @@ UNWANTED = [
 UNWANTED += [b"\x1b[6n", b"\x1b[c", b"\x1b[>c", b"\x1b]", b"\x1bP"]
 
 CHILD = r"""
-import json, os, sys, threading
+import json, os, signal, sys, threading
 control, results, back_end, prompt = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 remembered = json.loads(sys.argv[6])
 if os.isatty(0):
@@ -103,6 +103,14 @@ if ends := os.environ.get("ENDS"):  # by another thread, after read_line saw tha
         thread.join()
         return read(prompt, draft)
     terminal._read = read
+
+if name := os.environ.get("INTERRUPTED"):  # by Ctrl-C, as soon as it has done its work once
+    owner = terminal._lib if name.startswith("rl_") else terminal
+    def interrupted(*args, original=getattr(owner, name)):
+        setattr(owner, name, original)
+        original(*args)
+        os.kill(os.getpid(), signal.SIGINT)
+    setattr(owner, name, interrupted)
 
 report("is", type(terminal).__name__, terminal.interactive)
 threading.Thread(target=obey, daemon=True).start()

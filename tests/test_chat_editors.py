@@ -295,6 +295,17 @@ def test_what_tab_lists_is_escaped_and_bounded(start: Start, back_end: str) -> N
     assert b"\x1b[2J" not in person.raw
 
 
+def test_the_status_row_follows_a_text_that_grows_and_shrinks(start: Start) -> None:
+    person = start("PromptToolkit", 80, 24)
+    person.do("status", "3 in the room")
+    person.type("x" * 200)
+    person.until(lambda rows: [len(row) for row in rows] == [80, 80, 42, 13])
+    person.type("\x15")
+    person.until(lambda rows: rows == [">", "3 in the room"])
+    person.type("hello")
+    person.until(lambda rows: rows == ["> hello", "3 in the room"])
+
+
 def test_the_status_row_is_below_the_prompt_and_leaves_no_trace(start: Start) -> None:
     person = start("PromptToolkit", 80, 10)
     person.do("status", "3 in the room\x1b[2J")

@@ -59,6 +59,31 @@ def test_a_line_between_two_ctrl_c_disarms_the_first(start: Start, back_end: str
     assert person.line() == "bye"
 
 
+@pytest.mark.parametrize(
+    ("back_end", "step"),
+    [
+        ("PromptToolkit", "_start_row"),
+        ("PromptToolkit", "_take_down"),
+        ("Readline", "_start_row"),
+        ("Readline", "rl_redisplay"),
+        ("Readline", "_take_down"),
+        ("--plain", "_write"),
+    ],
+)
+def test_ctrl_c_while_the_prompt_is_put_up_or_taken_down_is_like_any_other(
+    start: Start, back_end: str, step: str
+) -> None:
+    person = start(back_end, wait=False, environ={"INTERRUPTED": step})
+    if step == "_take_down":
+        person.until_last_are(">")
+        person.type("\r")
+    person.until_last_are(HINT, ">")
+    person.do("show", "NOTICE", "bob joined")
+    person.until(lambda rows: rows[-2:] == ["-- bob joined", ">"])
+    person.type("hello\r")
+    assert person.line() == "hello"
+
+
 @pytest.mark.parametrize("back_end", ALL)
 def test_ctrl_d_is_the_end_of_input(start: Start, back_end: str) -> None:
     person = start(back_end)
