@@ -13,6 +13,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import make_vectors_crypto as base
+import make_vectors_invite as invites
 import make_vectors_messages as reference
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -25,6 +26,7 @@ from make_vectors_crypto import stretched
 
 import chat_acks
 import chat_feeds
+import chat_invite
 import chat_link
 import chat_members
 import chat_messages
@@ -36,6 +38,7 @@ import chat_witness
 import crypto_utils
 from blockchain import Head
 from chat_effects import Effect, Leave, Moment, Show, Transmit
+from chat_invite import Invite, InviteError
 from chat_messages import (
     Ack,
     Bundle,
@@ -765,6 +768,46 @@ def test_a_client_written_from_this_document_and_ours_chat() -> None:
 
 # --------------------------------------------------------------------------------------------------
 # what people hand each other
+
+
+def test_the_example_of_an_invite_is_the_codes() -> None:
+    written = {row[0]: re.findall(r"`([^`]+)`", row[1]) for row in tables("6.1")[2]}
+    (room,), (data,), (text,) = written["RS"], written["bytes"], written["text"]
+    invite = Invite(RoomSecret(bytes.fromhex(room)), "192.168.1.5", 6000)
+    assert dict(tables("6.1")[2])["relay"] == f"{invite.server}, port {invite.port}"
+    assert (invite.text, Invite.parse(text)) == (text, invite)
+    size = len(bytes.fromhex(data))
+    parts = text.split("-")
+    assert len(parts) == -(-(8 * size + 16) // 20)
+    (alphabet,) = re.findall(r"`(\w{32})`", tables("6.1")[1][0][1])
+    values = [[alphabet.index(char) for char in part] for part in parts]
+    bits = "".join(f"{value:05b}" for part in values for value in part[:4])
+    assert int(bits[: 8 * size], 2) == int(data, 16)
+    fill = len(bits) - 8 * size
+    digest = base.tagged("invite", bytes.fromhex(data)).hex()
+    assert written[f"checksum, its first {fill} bits"] == [digest[: fill // 4]]
+    assert int(bits[8 * size :], 2) == int(digest, 16) >> 256 - fill
+    first = [f"{value:05b}" for value in values[0]]
+    assert written["symbols of part 1"] == [" ".join(first[:4]), first[4]]
+
+
+def test_the_layout_of_an_invite_is_the_codes() -> None:
+    rows = tables("6.1")[0]
+    assert size_of(" ".join(row[0] for row in rows)) == 1 + 1 + 16 + 2
+    sizes = {"no address": "", "IPv4": "10.0.0.1", "IPv6": "fd00::1"}
+    for form, what in re.findall(r"(\d) ([\w ]+);", rows[1][1]):
+        if what in sizes:
+            made = Invite(RoomSecret(bytes(16)), sizes.pop(what))._body()
+            assert made[:2] == bytes((1, int(form)))
+    assert not sizes
+    longest = Invite(RoomSecret(bytes(16)), "r" * 64, 80)._body()
+    assert longest[1] == 128 + 2 + 64 == 194
+    assert "67 to 128 or above 194" in section("6.1")
+    for form in (67, 127, 128, 195, 255):
+        spelled = invites.spelled(bytes((1, form)) + bytes(90))
+        with pytest.raises(InviteError, match="keep to the rules"):
+            Invite.parse(spelled)
+    assert f"More than {chat_invite.MAX_PASTED_CHARACTERS}\ncharacters" in section("6.1")
 
 
 def test_the_example_of_a_safety_number_is_the_codes() -> None:
