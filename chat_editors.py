@@ -80,7 +80,7 @@ class _Editor(Terminal):
         names = [escape_name(option[start:].strip()) for option in options]
         more = [f"and {len(names) - MAX_LISTED} more"] if len(names) > MAX_LISTED else []
         listed = "  ".join(names[:MAX_LISTED] + more)
-        return before, self._row(Line(Kind.NOTICE, listed), self._columns())
+        return before, self._row(Line(Kind.NOTICE, listed), self.columns)
 
 
 class PromptToolkit(_Editor):

@@ -151,6 +151,16 @@ class Terminal:
             raise ValueError(f"one of {', '.join(BELLS)}, not {which!r}")
         self._bell_of = which
 
+    @property
+    def columns(self) -> int:
+        """Of the window that stdout is; 0: it is none, or does not say."""
+        if self._out is None or not self._on_screen:
+            return 0
+        try:
+            return os.get_terminal_size(self._out.fileno()).columns
+        except (OSError, ValueError):
+            return 0
+
     def show(self, line: Line) -> None:
         """Queue a line for the screen.  Any thread.  After `close` it is dropped.
 
@@ -385,7 +395,7 @@ class Terminal:
 
     def _rendered(self, lines: list[Line]) -> str:
         """All that is written for them, days and bell included.  The screen thread's."""
-        columns = self._columns()
+        columns = self.columns
         shown = []
         for line in lines:
             if self._begins_a_day(line):
@@ -411,15 +421,6 @@ class Terminal:
     def _rings(self, line: Line) -> bool:
         is_wanted = self._bell_of == "all" or (self._bell_of == "mention" and line.mention)
         return self.interactive and line.kind is Kind.MESSAGE and is_wanted
-
-    def _columns(self) -> int:
-        """Of the window that stdout is; 0: it is none, or does not say."""
-        if self._out is None or not self._on_screen:
-            return 0
-        try:
-            return os.get_terminal_size(self._out.fileno()).columns
-        except (OSError, ValueError):
-            return 0
 
     def _write(self, stream: io.RawIOBase | None, text: str) -> None:
         """Write all of it.  UTF-8 whatever the locale; unbuffered, so nothing can fail at exit."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import os
+import pty
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -163,6 +165,24 @@ def test_close_ends_the_screen_thread_and_may_be_called_again() -> None:
     assert not terminal._thread.is_alive()
     assert terminal.read_line("> ") is None
     assert screen.lines() == []
+
+
+def test_the_width_of_a_window_is_known_and_of_anything_else_is_nought() -> None:
+    for is_terminal in (True, False):
+        screen = Screen(is_terminal=is_terminal)
+        screen.go.set()
+        terminal = plain_terminal(screen)
+        assert terminal.columns == 0
+        terminal.close()
+    master, slave = pty.openpty()
+    try:
+        termios.tcsetwinsize(slave, (24, 132))
+        with open(slave, "wb", buffering=0) as window:
+            terminal = Plain(Streams(None, window, None))
+            assert terminal.columns == 132
+            terminal.close()
+    finally:
+        os.close(master)
 
 
 def test_writes_that_take_only_a_part_are_continued() -> None:
