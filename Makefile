@@ -8,15 +8,19 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	&& { echo $$p; break; }; done)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help run install test torture bench clean
+.PHONY: help run install test torture bench docs wheelhouse clean
 
 help:
-	@echo 'make run      start a relay on this computer and chat (ARGS="--name alice" adds flags)'
-	@echo 'make install  only what running needs, into .venv'
-	@echo 'make test     everything that checks the project'
-	@echo 'make torture  the long runs: many clients, many lines, joins and leaves under load'
-	@echo 'make bench    the relay beside redis, nats, mosquitto; then a client and a chain (ARGS=--quick)'
-	@echo 'make clean    remove .venv and everything made'
+	@echo 'make run         start a relay on this computer and chat (ARGS="--name alice" adds flags)'
+	@echo 'make install     only what running needs, into .venv'
+	@echo 'make test        everything that checks the project'
+	@echo 'make torture     the long runs: many clients, many lines, joins and leaves under load'
+	@echo 'make bench       the relay beside redis, nats, mosquitto; then a client and a chain (ARGS=--quick)'
+	@echo 'make docs        man pages, completions and the recording in the README, from the program'
+	@echo 'make wheelhouse  all that a computer without a network needs, in the folder wheelhouse'
+	@echo '                 (for others than this: PLATFORM=win_amd64, macosx_11_0_arm64, linux_x86_64 or'
+	@echo '                 linux_aarch64, and PYTHON_VERSION=3.12)'
+	@echo 'make clean       remove .venv and everything made'
 
 run: $(VENV)/.run
 	@exec $(BIN)/python chat_client.py --host $(ARGS)
@@ -37,6 +41,25 @@ bench: build/loadgen build/attack $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_chat.py
 	@$(BIN)/python benchmarks/bench_chat.py --profile
 	@$(BIN)/python benchmarks/bench_chain.py
+
+docs: $(VENV)/.test
+	@$(BIN)/python docs/make_man_and_completions.py
+
+# What pip calls the computers that PLATFORM names; its wheels for Linux go by two tags.
+PLATFORMS = $(foreach tag,2_28 2_17,$(PLATFORM:linux_%=manylinux_$(tag)_%))
+
+# The wheel is named as a file, since an index may know another chainroom.
+wheelhouse: $(VENV)/.run
+	@rm -rf wheelhouse
+	@$(PIP) wheel --no-deps --wheel-dir wheelhouse .
+	@$(PIP) download --dest wheelhouse --only-binary=:all: $(PLATFORMS:%=--platform %) \
+		$(PYTHON_VERSION:%=--python-version %) "$$(echo wheelhouse/chainroom-*.whl)[full]"
+	@printf '%s\n' 'Copy this folder to the other computer, and there, beside it:' '' \
+		'    python3 -m venv chat' \
+		"    chat/bin/pip install --no-index --find-links wheelhouse 'chainroom[full]'" '' \
+		'Then chat/bin/chainroom --help (on Windows python, and chat\Scripts for chat/bin).' \
+		>wheelhouse/README.txt
+	@ls wheelhouse
 
 # In C, since a load generator in Python would measure itself.
 build/%: benchmarks/%.c
@@ -67,5 +90,5 @@ $(VENV)/.made: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist wheelhouse *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
