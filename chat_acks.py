@@ -215,6 +215,11 @@ class Acks:
             self._witnesses.left(session_id)
 
     @property
+    def interval_s(self) -> float:
+        """The mean time between two acks of a member, seconds."""
+        return max(_ACK_MIN_INTERVAL_S, _ACK_INTERVAL_PER_MEMBER_S * self._members)
+
+    @property
     def _members(self) -> int:
         return len(self._roster.live) + 1
 

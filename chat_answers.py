@@ -49,6 +49,7 @@ __all__ = [
     "find_lines",
     "forget_lines",
     "history_lines",
+    "said_in",
     "wallet_line",
     "write_new",
 ]
@@ -94,6 +95,20 @@ def find_lines(chain: Blockchain, argument: str) -> list[Line]:
         raise Unanswered("say it like this: /find TEXT")
     found = history(chain, FOUND_MOST, argument, numbered=True)
     return found or [_notice(f"no message of your chain holds {argument}")]
+
+
+def said_in(chain: Blockchain, argument: str) -> str:
+    """The text of the block that `/forget 17 yes` is about; empty if it has none.  Raises
+    StoreUnreadable."""
+    index = argument.split(maxsplit=1)[0] if argument else ""
+    block = (
+        chain.block(int(index))
+        if index.isascii() and index.isdecimal() and len(index) < 16
+        else None
+    )
+    if block is None or block.is_erased or block.type not in ERASABLE:
+        return ""
+    return SignedEntry.parse(chain.record(block)).entry.text.decode("utf-8", "replace")
 
 
 def forget_lines(chain: Blockchain, argument: str, now_ms: int) -> list[Line]:
@@ -198,9 +213,7 @@ def _record_lines(chain: Blockchain, block: Block) -> list[str]:
         if event.kind == EventKind.BUNDLE:
             bundle = Bundle.parse(event.body, None)
             return [f"who session {bundle.session_id.hex()} is: {bundle.name}"]
-        what = {EventKind.IGNORE: "you ignored", EventKind.UNIGNORE: "you no longer ignored"}
-        said = what.get(event.kind, f"event of kind {event.kind}:")  # type: ignore[call-overload]
-        return [f"{said} {event.body.hex()}"]
+        return [_decision(event)]
     entry = SignedEntry.parse(record).entry
     author = _sessions(chain, block.index).get(entry.session_id)
     who = "session " + entry.session_id.hex() if author is None else author.name
@@ -212,6 +225,25 @@ def _record_lines(chain: Blockchain, block: Block) -> list[str]:
         tags = ", ".join(full_name("", prefix) for prefix in audience_items(entry.text))
         return [*lines, f"who may read what follows: {tags}"]
     return [*lines, f"of kind {entry.kind}, which this version does not know"]
+
+
+def _decision(event: Event) -> str:
+    person, rest = event.body[:32].hex(), event.body[32:].decode("utf-8", "replace")
+    match event.kind:
+        case EventKind.IGNORE:
+            return f"you ignored {person}"
+        case EventKind.UNIGNORE:
+            return f"you no longer ignored {person}"
+        case EventKind.PIN:
+            return f"the key of {rest} from then on: {person}"
+        case EventKind.VERIFIED:
+            return f"you verified {person}"
+        case EventKind.UNVERIFIED:
+            return f"you took back that you verified {person}"
+        case EventKind.ALERT:
+            return f"you were warned: {event.body.decode('utf-8', 'replace')}"
+        case _:
+            return f"event of kind {event.kind}: {event.body.hex()}"
 
 
 def _sessions(chain: Blockchain, before: int = LAST_BLOCK) -> dict[bytes, Bundle]:

@@ -1,8 +1,7 @@
 """The chat client: from the command line to a conversation.
 
-What lives here: the seed's dialogue, starting and ending the threads, the relay as a child
-process.  What it does not know: the protocol (`chat_session`), the chain
-(`blockchain`), the screen (`chat_terminal`).
+What lives here: the seed's dialogue, starting and ending the threads.  What it does not know: the
+protocol (`chat_session`), the chain (`blockchain`), the screen (`chat_terminal`).
 
     python chat_client.py                      asks for a relay, then chats
     python chat_client.py --host               starts a relay here, then chats
@@ -18,7 +17,6 @@ import getpass
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import unicodedata
@@ -26,30 +24,32 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from types import FrameType as StackFrame
 from types import TracebackType
 from typing import Self
 
 from blockchain import StoreError
+from chat_commands import Command, Say, Typed
 from chat_engine import Engine, now
-from chat_link import CannotConnect, Inbox, Link, connect
+from chat_hosting import HostedRelay, NotHosted
+from chat_link import CannotConnect, Inbox, Link, connect, wants_password
 from chat_memory import Memory
 from chat_messages import MAX_NICK_CHARACTERS, check_nick
 from chat_offline import run_command, warn_if_unprotected
-from chat_passphrase import PassphraseError, asker, read_secret
+from chat_passphrase import PassphraseError, ask_password, asker, read_secret
 from chat_profile import Profile, ProfileError
+from chat_rooms import ROOMS_TABLE, NoRoom, Room, choose_room
 from chat_session import Session
 from chat_settings import Settings, UsageError, parse_address, parse_port, read_settings
 from chat_terminal import BadInput, Kind, Line, Terminal, escape, open_terminal
+from chat_typed import TYPED_TABLE, TypedLines
 from chat_wire import DEFAULT_PORT
 from chat_witness import HEADS_TABLE, Heads
-from crypto_utils import EncryptionManager, RoomSecret
+from crypto_utils import EncryptionManager
 
 __all__ = ["main", "mine_and_send_message", "receive_messages", "start_client"]
 
 _TRIES = 3  # how often a person at a terminal is asked again
-_RELAY_STOP_S = 5.0
 # How long a client that was told to end by a signal still waits for receipts.
 _SIGNAL_LINGER_S = 2.0
 # And how long after that it may still take to end, for somebody may not read what we print.
@@ -134,7 +134,7 @@ class _Signals:
         self._noted = KeyboardInterrupt if is_ctrl_c else _Ended
 
 
-def mine_and_send_message(engine: Engine, message: str, *, wait: bool = False) -> str:
+def mine_and_send_message(engine: Engine, message: str | Typed, *, wait: bool = False) -> str:
     """Says one typed line: it is sealed, mined into the chain, and then sent.
 
     The seed's `mine_and_send_message(client_socket, message, recipient_public_key)` did this
@@ -156,7 +156,12 @@ def receive_messages(link: Link) -> None:
 
 def start_client(settings: Settings) -> int:
     """Runs the chat from its first question to its end, and returns the exit code."""
-    terminal = open_terminal(plain=settings.plain, quiet=settings.quiet)
+    terminal = open_terminal(
+        plain=settings.plain or settings.send is not None,
+        quiet=settings.quiet,
+        time_format=settings.time_format,
+        bell=settings.bell,
+    )
     with _Signals() as signals:
         try:
             return _run(settings, terminal, signals)
@@ -164,6 +169,12 @@ def start_client(settings: Settings) -> int:
             if str(exc):
                 terminal.show(Line(Kind.ERROR, str(exc)))
             return exc.code
+        except NotHosted as exc:
+            terminal.show(Line(Kind.ERROR, str(exc)))
+            return exc.exit_code
+        except NoRoom as exc:
+            terminal.show(Line(Kind.ERROR, str(exc)))
+            return 2
         except (ProfileError, PassphraseError) as exc:
             terminal.show(Line(Kind.ERROR, str(exc)))
             return 6
@@ -192,30 +203,41 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
             profile = stack.enter_context(
                 Profile.open(settings.home, settings.profile, passphrase=passphrase, first=first)
             )
-            room = RoomSecret.open_room(settings.room)
-            memory, balance = profile.recall(room), profile.balance()
+            rooms = profile.chain.side(ROOMS_TABLE)
+            room = choose_room(settings.room, settings.invite, settings.new_room, rooms)
+            memory, balance = profile.recall(room.secret), profile.balance()
         _say_profile(terminal, profile, settings)
         nick = _nick(settings, profile)
         if settings.host is None:
             with signals.waiting():
-                address, sock = _ask_and_connect(settings, terminal, sek)
+                address, sock = _ask_and_connect(settings, room, terminal, sek)
                 stack.enter_context(sock)
         else:
-            relay = _Relay(settings, terminal, profile.path)
+            # Of an invited room the address alone is of no use; see `invite_lines`.
+            shows = terminal if room.invite is None else None
+            relay = HostedRelay(settings.host, settings.password_file, profile.path, shows)
             stack.callback(relay.stop)
             with signals.waiting():
                 sek.result()
                 address = ("127.0.0.1", relay.port())
                 sock = stack.enter_context(connect(*address))
+        if not password and terminal.interactive and settings.send is None:
+            with signals.waiting():
+                if wants_password(sock):
+                    sock.close()  # a relay waits 5 s for a JOIN
+                    password = ask_password()
+                    sock = stack.enter_context(connect(*address))
+        profile.chain.append([], now().ms, room.row(now().ms, rooms))
         inbox = Inbox()
 
         def begin(sek: EncryptionManager, memory: Memory) -> Session:
             return Session(
                 profile.keystore,
-                room,
-                nick,
+                room.secret,
+                profile.nick or nick,  # /nick may have changed it since
                 sek,
                 now(),
+                room_name=room.name,
                 memory=memory,
                 heads=Heads(profile.chain.side(HEADS_TABLE)),
                 password=password,
@@ -223,16 +245,22 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
             )
 
         def renew() -> tuple[Session, Link | str]:
-            session = begin(EncryptionManager(), profile.recall(room))
+            session = begin(EncryptionManager(), profile.recall(room.secret))
             try:
                 return session, _linked(connect(*address), inbox, stack)
             except CannotConnect as exc:
                 return session, str(exc)
 
         session = begin(sek.result(), memory)
-        engine = Engine(profile, session, terminal, inbox, balance, renew)
+
+        def invite() -> list[Line]:
+            return room.invite_lines(*address, terminal.columns)
+
+        typed = TypedLines(profile.chain.side(TYPED_TABLE))
+        terminal.remember(typed.lines())
+        engine = Engine(profile, session, terminal, inbox, balance, renew, invite, typed)
         engine.attach(_linked(sock, inbox, stack))
-        return _chat(terminal, engine, signals)
+        return _chat(settings, terminal, engine, signals)
 
 
 def _linked(sock: socket.socket, inbox: Inbox, stack: ExitStack) -> Link:
@@ -244,15 +272,22 @@ def _linked(sock: socket.socket, inbox: Inbox, stack: ExitStack) -> Link:
     return link
 
 
-def _chat(terminal: Terminal, engine: Engine, signals: _Signals) -> int:
+def _chat(settings: Settings, terminal: Terminal, engine: Engine, signals: _Signals) -> int:
     thread = threading.Thread(target=engine.run, name="engine")
     thread.start()
     signals.engine = engine
     prompt = _Prompt(engine, terminal)
+    if terminal.interactive:
+        terminal.complete = engine.completions
     try:
         with signals.waiting():
             engine.ready.wait()
-            prompt.run()
+            if settings.new_room:
+                mine_and_send_message(engine, Command("invite", ""), wait=True)
+            if settings.send is None:
+                prompt.run()
+            else:
+                _send(engine, settings.send, settings.to)
     except (KeyboardInterrupt, _Ended):
         engine.leave(_SIGNAL_LINGER_S)
     except BaseException:  # a fault in this program: it ends with a word, and not in a wait
@@ -269,14 +304,21 @@ def _chat(terminal: Terminal, engine: Engine, signals: _Signals) -> int:
     lost = engine.refused + prompt.unreadable
     if not engine.has_quit:  # what stands behind an `exit` in a file was not meant to be sent
         lost += max(0, engine.untaken - prompt.ended) + prompt.late
-    if lost and not terminal.interactive:
+    if lost and not (terminal.interactive and settings.send is None):
         many = "s were" if lost > 1 else " was"
         raise _Exit(engine.exit_code or 3, f"{lost} line{many} not sent")
     return engine.exit_code
 
 
+def _send(engine: Engine, text: str, to: str) -> None:
+    """Says one thing and leaves."""
+    said = Command("msg", f"{to} {text}") if to else Say(text)
+    mine_and_send_message(engine, said, wait=True)
+    mine_and_send_message(engine, Command("quit", ""), wait=True)
+
+
 class _Prompt:
-    """Reads lines until the person leaves, and counts those that came to nothing."""
+    """Reads lines until the person or program leaves, and counts those that came to nothing."""
 
     def __init__(self, engine: Engine, terminal: Terminal) -> None:
         self.unreadable = 0  # no text, or too long for a line
@@ -362,20 +404,19 @@ def _password(settings: Settings) -> bytes:
 
 
 def _ask_and_connect(
-    settings: Settings, terminal: Terminal, sek: Future[EncryptionManager]
+    settings: Settings, room: Room, terminal: Terminal, sek: Future[EncryptionManager]
 ) -> tuple[tuple[str, int], socket.socket]:
-    """The relay's address, asked for where the settings have none, and a connection to it.
+    """The relay's address, asked for where settings and invite have none, and a connection to it.
 
     A person at a terminal is asked again, three times in all; a pipe is not.
     """
-    asks = settings.server is None
-    tries = _TRIES if asks and terminal.interactive else 1
+    given = _given_address(settings, room)
+    tries = _TRIES if given is None and terminal.interactive else 1
     for left in reversed(range(tries)):
         try:
-            server = settings.server or _ask_address(terminal)
-            port = settings.port or (_ask_port(terminal) if asks else DEFAULT_PORT)
+            address = given or _ask_address(terminal, settings.port)
             sek.result()
-            return (server, port), connect(server, port)
+            return address, connect(*address)
         except CannotConnect as exc:
             problem = _Exit(3, str(exc))
         except ValueError as exc:
@@ -385,8 +426,19 @@ def _ask_and_connect(
     raise problem
 
 
-def _ask_address(terminal: Terminal) -> str:
-    return parse_address(_ask(terminal, "Enter server IP: "))
+def _given_address(settings: Settings, room: Room) -> tuple[str, int] | None:
+    """That of the settings, else that of the invite."""
+    if settings.server is not None:
+        return settings.server, settings.port or DEFAULT_PORT
+    if room.invite is not None and room.invite.server:
+        return room.invite.server, settings.port or room.invite.port
+    return None
+
+
+def _ask_address(terminal: Terminal, port: int | None) -> tuple[str, int]:
+    """Asks for the relay's address, and for its port if it is not known."""
+    server = parse_address(_ask(terminal, "Enter server IP: "))
+    return server, port or _ask_port(terminal)
 
 
 def _ask_port(terminal: Terminal) -> int:
@@ -403,76 +455,6 @@ def _ask(terminal: Terminal, question: str) -> str:
             2, f"the input ended at the question {question.strip()!r}: see --server, --port"
         )
     return answer.strip()
-
-
-class _Relay:
-    """The relay that --host starts: a child that ends when its stdin, which we hold, closes."""
-
-    def __init__(self, settings: Settings, terminal: Terminal, folder: Path) -> None:
-        """Starts it; whoever does must `stop` it.  Raises _Exit.
-
-        Args:
-            folder: of the profile, which is ours alone while we run, and so is the log in it.
-        """
-        command = [sys.executable, str(Path(__file__).with_name("chat_server.py"))]
-        command += ["--port", str(settings.host), "--exit-with-stdin"]
-        if settings.password_file is not None:
-            command.append(f"--password-file={settings.password_file}")
-        self._log_path = folder / "relay.log"
-        self._terminal = terminal
-        self._pump: threading.Thread | None = None
-        try:
-            log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - our own file, no shell
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    text=True,
-                    encoding="utf-8",
-                    errors="replace",
-                    start_new_session=True,  # a Ctrl-C at our prompt is not for the relay
-                )
-            finally:
-                os.close(log)
-        except OSError as exc:
-            raise _Exit(1, f"the relay cannot be started: {exc}") from exc
-
-    def port(self) -> int:
-        """Waits until it listens.  Raises _Exit."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("Listening on "):
-                self._pump = threading.Thread(target=self._show_rest, name="relay", daemon=True)
-                self._pump.start()
-                return int(line.rsplit(":", 1)[1])
-        self.stop()
-        said = self._log_path.read_text("utf-8", "replace").strip().splitlines()
-        reason = said[-1].removeprefix("chainroom-server: ") if said else "it said nothing"
-        raise _Exit(max(self._process.returncode, 0) or 3, f"the relay did not start: {reason}")
-
-    def _show_rest(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                self._terminal.show(Line(Kind.NOTICE, line.rstrip("\n")))
-
-    def stop(self) -> None:
-        """Closes the pipe; the relay tells its members and ends."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(OSError):  # it is gone already
-            self._process.stdin.close()
-        try:
-            self._process.wait(_RELAY_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._pump is None:
-            self._process.stdout.close()
-        else:  # in vain where nobody reads what we print; it is a daemon
-            self._pump.join(_RELAY_STOP_S)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chat_blocks import Draft, Head, SideRow
-from chat_terminal import Kind, Line
+from chat_terminal import Field, Kind, Line
 
 __all__ = [
     "Append",
@@ -26,6 +26,7 @@ __all__ = [
     "Leave",
     "MakeSessionKey",
     "Moment",
+    "Named",
     "Query",
     "Ready",
     "Refuse",
@@ -34,6 +35,7 @@ __all__ = [
     "Transmit",
     "Witnessed",
     "alert",
+    "error",
     "notice",
     "number",
 ]
@@ -74,12 +76,21 @@ class Show:
 class Credit:
     """A message of ours is on the chain: one coin, and the line that says so."""
 
+    to: str = ""  # the name of who alone it is for; "": the room
+
 
 @dataclass(frozen=True)
 class Remember:
     """A row of a sealed side table, for our chain's file."""
 
     row: SideRow
+
+
+@dataclass(frozen=True)
+class Named:
+    """We are called otherwise from here on, and when the profile is used again."""
+
+    nick: str
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,8 @@ class Ready:
 
 @dataclass(frozen=True)
 class Query:
-    """A question about the chain, which its owner answers (`chat_answers`)."""
+    """A question that the session cannot answer: about the chain (`chat_answers`), the relay's
+    address, the terminal."""
 
     name: str
     argument: str
@@ -138,6 +150,7 @@ Effect = (
     | Credit
     | Remember
     | MakeSessionKey
+    | Named
     | Ready
     | Query
     | Refuse
@@ -153,11 +166,21 @@ def number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def notice(text: str) -> Show:
-    """A line about what happened."""
-    return Show(Line(Kind.NOTICE, text))
+def notice(text: str, event: str = "", **fields: Field) -> Show:
+    """A line about what happened.
+
+    Args:
+        event: what programs know it as (docs/JSON.md).
+        fields: what they get with it.
+    """
+    return Show(Line(Kind.NOTICE, text, event=event, fields=fields))
 
 
-def alert(text: str) -> Show:
+def alert(text: str, event: str = "", **fields: Field) -> Show:
     """A line about what a person must not miss."""
-    return Show(Line(Kind.ALERT, text))
+    return Show(Line(Kind.ALERT, text, event=event, fields=fields))
+
+
+def error(text: str) -> Show:
+    """A line about why something was not done."""
+    return Show(Line(Kind.ERROR, text))

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import chat_answers
 from blockchain import StoreFailed, StoreUnreadable, Verdict
 from chat_answers import Unanswered
+from chat_commands import Typed, completions
 from chat_effects import (
     Append,
     Close,
@@ -30,6 +31,7 @@ from chat_effects import (
     Leave,
     MakeSessionKey,
     Moment,
+    Named,
     Query,
     Ready,
     Refuse,
@@ -42,7 +44,8 @@ from chat_effects import (
 from chat_link import Inbox, Link, Lost, Received, fault
 from chat_profile import Profile, ProfileError
 from chat_session import Session
-from chat_terminal import Kind, Line, Terminal
+from chat_terminal import BELLS, Field, Kind, Line, Terminal
+from chat_typed import TypedLines
 from crypto_utils import CryptoWallet, EncryptionManager
 
 __all__ = ["Engine", "now"]
@@ -70,8 +73,8 @@ def now() -> Moment:
 
 
 @dataclass
-class _Typed:
-    text: str
+class _Submitted:
+    typed: str | Typed
     done: threading.Event | None  # set once it was dealt with, if somebody waits for that
     refused: str = ""
 
@@ -81,6 +84,8 @@ class _LeaveWithin:
     seconds: float
 
 
+# How others come into this room.
+Invite = Callable[[], list[Line]]
 # A new session on the profile's new chain, and a new connection for it, or why there is none.
 Renew = Callable[[], tuple[Session, Link | str]]
 
@@ -96,6 +101,8 @@ class Engine:
         inbox: Inbox,
         balance: int,
         renew: Renew,
+        invite: Invite,
+        typed_lines: TypedLines,
     ) -> None:
         self.exit_code = 0
         self.ready = threading.Event()  # lines may be typed, or `over` is set
@@ -110,6 +117,10 @@ class Engine:
         self._terminal = terminal
         self._inbox = inbox
         self._renew = renew
+        self._invite = invite
+        self._typed_lines = typed_lines
+        self._names: list[str] = []  # of who is here, for completing
+        self._status = ""
         self._link: Link | None = None
         self._is_rejoining = False  # typed lines wait until the room has us again
         self._code_so_far = 0  # of sessions that ended before this one
@@ -119,12 +130,16 @@ class Engine:
         self._finding: Verdict | None = None  # to be acted on when nothing is half performed
         self._unchecked = 0  # blocks appended since the last checkpoint
         self._key_maker: threading.Thread | None = None
-        self._lines: queue.Queue[_Typed] = queue.Queue(MAX_WAITING_LINES)
+        self._lines: queue.Queue[_Submitted] = queue.Queue(MAX_WAITING_LINES)
 
     # ----------------------------------------------------------------- for other threads
 
-    def submit(self, text: str, *, wait: bool) -> str:
-        """A typed line; blocks while 256 lines wait.
+    def completions(self, before: str) -> list[str]:
+        """What Tab makes of a half-typed line."""
+        return completions(before, self._names)
+
+    def submit(self, typed: str | Typed, *, wait: bool) -> str:
+        """A typed line, or what a program means; blocks while 256 of them wait.
 
         Args:
             wait: until it was dealt with, so that the prompt comes back below what it led to.
@@ -132,19 +147,20 @@ class Engine:
         Returns:
             the text if it was refused, for the person to mend, or came too late; else "".
         """
-        typed = _Typed(text, threading.Event() if wait else None)
+        text = typed if isinstance(typed, str) else ""
+        submitted = _Submitted(typed, threading.Event() if wait else None)
         while True:
             if self.over.is_set():
                 return text
             try:
-                self._lines.put(typed, timeout=_LOOK_S)
+                self._lines.put(submitted, timeout=_LOOK_S)
                 break
             except queue.Full:
                 continue
-        self._inbox.put(typed)  # wakes the engine; the line itself stays in its own queue
-        while typed.done and not (typed.done.wait(_LOOK_S) or self.over.is_set()):
+        self._inbox.put(submitted)  # wakes the engine; the line itself stays in its own queue
+        while submitted.done and not (submitted.done.wait(_LOOK_S) or self.over.is_set()):
             continue
-        return typed.refused
+        return submitted.refused
 
     @property
     def untaken(self) -> int:
@@ -219,24 +235,34 @@ class Engine:
             self._follow(self._finding)
         if self._session.leaving:
             self.leaving.set()
-        for typed in done:
-            if typed.done:
-                typed.done.set()
+        if self._terminal.interactive:
+            self._show_state()
+        for submitted in done:
+            if submitted.done:
+                submitted.done.set()
 
-    def _take_lines(self) -> list[_Typed]:
-        taken: list[_Typed] = []
+    def _show_state(self) -> None:
+        self._names = self._session.names()
+        if (status := self._session.status_row()) != self._status:
+            self._status = status
+            self._terminal.status(status)
+
+    def _take_lines(self) -> list[_Submitted]:
+        taken: list[_Submitted] = []
         effects: list[Effect] = []
         while len(taken) < _MOST_LINES and not self._must_wait() and not self._session.leaving:
             try:
-                typed = self._lines.get_nowait()
+                submitted = self._lines.get_nowait()
             except queue.Empty:
                 break
-            taken.append(typed)
-            answers = self._session.typed(typed.text, now())
+            taken.append(submitted)
+            answers = self._session.typed(submitted.typed, now())
             for answer in answers:
                 if isinstance(answer, Refuse):
                     self.refused += 1
-                    typed.refused = answer.text
+                    submitted.refused = answer.text
+            if self._terminal.interactive and isinstance(submitted.typed, str):
+                effects += map(Remember, self._typed_lines.add(submitted.typed))
             effects += answers
             self.has_quit = self._session.leaving
         self._perform(effects)
@@ -266,9 +292,13 @@ class Engine:
                     self._link.send(frame)
             case Show(line):
                 self._terminal.show(line)
-            case Credit():
+            case Credit(to):
                 balance = self._wallet.mine(1)
-                self._show(Kind.DIALOGUE, f"Mined 1 coin. New balance: {balance}")
+                text = f"Mined 1 coin. New balance: {balance}"
+                fields: dict[str, Field] = {"balance": balance, "private": bool(to), "to": to}
+                self._terminal.show(Line(Kind.DIALOGUE, text, event="sent", fields=fields))
+            case Named(nick):
+                self._profile.remember_nick(nick)
             case MakeSessionKey():
                 self._key_maker = threading.Thread(
                     target=lambda: self._inbox.put(EncryptionManager()), name="session key"
@@ -332,7 +362,8 @@ class Engine:
         self._finding = None
         if finding.exit_code != 4:
             raise StoreUnreadable(f"{finding}: {finding.sentence}")
-        self._show(Kind.ALERT, f"HISTORY TAMPERED: {finding}: {finding.sentence}")
+        text = f"HISTORY TAMPERED: {finding}: {finding.sentence}"
+        self._terminal.show(Line(Kind.ALERT, text, event="history_tampered"))
         nameless = replace(finding, who="")  # what a genesis says is in clear, for everybody
         kept = self._profile.follow(f"{nameless}: {nameless.sentence}")
         where = self._profile.path / kept
@@ -387,8 +418,12 @@ class Engine:
                 return chat_answers.history_lines(chain, argument)
             case "find":
                 return chat_answers.find_lines(chain, argument)
+            case "invite" if not argument:
+                return self._invite()
+            case "bell":
+                return self._set_bell(argument)
             case "forget":
-                return chat_answers.forget_lines(chain, argument, now().ms)
+                return self._forget(argument)
             case "export":
                 return chat_answers.export_lines(self._profile, argument)
             case "chain" if argument:
@@ -400,6 +435,23 @@ class Engine:
                 raise Unanswered(f"say it like this, with nothing behind it: /{name}")
             case _:
                 return [chat_answers.wallet_line(chain, self._wallet.balance)]
+
+    def _set_bell(self, what: str) -> list[Line]:
+        if what and what not in BELLS:
+            raise Unanswered(f"say it like this: /bell {', '.join(BELLS)}")
+        if what:
+            self._terminal.bell = what
+        rings = {"off": "nothing", "all": "each message"}
+        on = rings.get(self._terminal.bell, "a message that names you or is for you alone")
+        return [Line(Kind.NOTICE, f"bell: {self._terminal.bell}; what rings is {on}")]
+
+    def _forget(self, argument: str) -> list[Line]:
+        """Arrow-up must not bring back what is erased."""
+        text = chat_answers.said_in(self._chain, argument)
+        lines = chat_answers.forget_lines(self._chain, argument, now().ms)
+        if text and argument.endswith(" yes"):
+            self._chain.append([], now().ms, self._typed_lines.forget(text))
+        return lines
 
     def _whole(self) -> Verdict | str:
         """The chain's verdict as of now, or how far it is known."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -36,6 +36,7 @@ from chat_messages import (
     audience_items,
     full_name,
 )
+from chat_rooms import ROOMS_TABLE, kept_rooms
 from chat_terminal import Kind, Line
 from chat_wire import Reader, WireError
 from chat_witness import HEADS_TABLE, Heads
@@ -340,29 +341,35 @@ def recall(chain: Blockchain, room: RoomSecret, past: Past) -> Memory:
 
 def hand_over(chain: Blockchain, past: Past, start: int) -> tuple[list[Draft], list[SideRow]]:
     """What the next chain begins with, where this one was tampered with: whom this person ignores,
-    whom he met, and the heads that he holds for others, who would be hurt if they were lost now.
+    which keys go by which names, whom he met, the rooms that he was invited to, and the heads that
+    he holds for others, who would be hurt if they were lost now.
 
     Whatever decrypts was written by this person, as it stands there; what does not is left out.
     Feeds, acks and the checkpoint are about this chain and stay with it.
 
     Args:
-        past: of the chain before block `start`; of who is ignored, it may know blocks that are
+        past: of the chain before block `start`; of what was decided, it may know blocks that are
             gone.
     """
-    drafts = []
-    for person in sorted(_ignored_since(past.ignored, chain, start)):
-        event = Event(EventKind.IGNORE, person)
-        drafts.append(Draft(BlockType.EVENT, event.serialize(), event.event_id))
+    decided = _decided_since(past.decisions(), chain, start)
+    events = [Event(EventKind.IGNORE, person) for person in sorted(decided.ignored)]
+    events += [Event(EventKind.PIN, f + nick.encode()) for nick, f in decided.pins]
+    events += [Event(EventKind.VERIFIED, person) for person in decided.pins.verified]
+    drafts = [Draft(BlockType.EVENT, event.serialize(), event.event_id) for event in events]
     side = [
         SideRow(table, key, value)
-        for table, kept in ((HEADS_TABLE, _kept_heads), (MEMBERS_TABLE, kept_members))
+        for table, kept in (
+            (HEADS_TABLE, _kept_heads),
+            (MEMBERS_TABLE, kept_members),
+            (ROOMS_TABLE, kept_rooms),
+        )
         for key, value in kept(_side(chain, table)).items()
     ]
     return drafts, side
 
 
-def _ignored_since(ignored: Iterable[bytes], chain: Blockchain, start: int) -> set[bytes]:
-    """Who is ignored after the events that can be read from block `start` on."""
+def _decided_since(decided: Memory, chain: Blockchain, start: int) -> Memory:
+    """What was decided about others after the events that can be read from block `start` on."""
     changes: dict[int, Event] = {}
     # As far as it goes, and, if something in between cannot be read, from the end as far back.
     for newest_first in (False, True):
@@ -375,13 +382,12 @@ def _ignored_since(ignored: Iterable[bytes], chain: Blockchain, start: int) -> s
                     continue
                 with suppress(WireError):
                     event = Event.parse(record)
-                    if event.kind in (EventKind.IGNORE, EventKind.UNIGNORE):
+                    if event.kind not in (EventKind.BUNDLE, EventKind.ALERT):
                         changes[index] = event
             break
-    memory = Memory(ignored=set(ignored))
     for index in sorted(changes):
-        memory.read_event(changes[index])
-    return memory.ignored
+        decided.read_decision(changes[index])
+    return decided
 
 
 def _kept_heads(rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

@@ -15,6 +15,7 @@ holds more than 4 MiB, so that a flood waits in the relay and not in our memory.
 from __future__ import annotations
 
 import queue
+import select
 import selectors
 import socket
 import time
@@ -31,12 +32,22 @@ from chat_wire import (
     Frame,
     FrameDecoder,
     FrameType,
+    Hello,
     Ping,
     Pong,
     WireError,
 )
 
-__all__ = ["CannotConnect", "Inbox", "Link", "Lost", "Received", "connect", "fault"]
+__all__ = [
+    "CannotConnect",
+    "Inbox",
+    "Link",
+    "Lost",
+    "Received",
+    "connect",
+    "fault",
+    "wants_password",
+]
 
 CONNECT_TIMEOUT_S = 5.0  # for each address that a name stands for
 # A relay speaks first and at once; what accepts and says nothing for so long is none, or is stuck.
@@ -86,6 +97,28 @@ def connect(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setblocking(False)
     return sock
+
+
+def wants_password(sock: socket.socket) -> bool:
+    """Whether the relay's HELLO, which is left for the link to read, asks for a password.
+
+    False as well if none comes in time, or something else: whoever reads it says so.
+    """
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    data = b""
+    while (left_s := deadline - time.monotonic()) > 0:
+        readable, _, _ = select.select([sock], [], [], left_s)
+        try:
+            seen = sock.recv(_RECV_BYTES, socket.MSG_PEEK) if readable else b""
+            if len(seen) <= len(data):  # it is over, or nothing came since
+                return False
+            data, decoder = seen, FrameDecoder(MAX_FRAME_BYTES)
+            decoder.feed(data)
+            for frame in decoder:
+                return frame.type == FrameType.HELLO and Hello.parse(frame.body).needs_password
+        except (OSError, WireError):
+            return False
+    return False
 
 
 def fault(exc: Exception) -> str:

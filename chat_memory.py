@@ -26,6 +26,7 @@ from chat_messages import (
     Event,
     EventKind,
 )
+from chat_pins import Pins
 from chat_roster import MAX_LIVE, Person
 from chat_wire import Malformed, Reader, WireError, prefixed, u8, u32, u64
 from crypto_utils import SIGNATURE_BYTES, CryptoError, RoomSecret
@@ -64,6 +65,7 @@ class Memory:
 
     known: dict[bytes, Person] = field(default_factory=dict)  # met in this room, by fingerprint
     ignored: set[bytes] = field(default_factory=set)
+    pins: Pins = field(default_factory=Pins)
     feeds: dict[_Key, TheirFeed] = field(default_factory=dict)
     recorded: dict[bytes, bytes] = field(default_factory=dict)  # by session_id: who it is
 
@@ -85,11 +87,25 @@ class Memory:
                 bundle = Bundle.parse(event.body, None)
                 self.recorded[bundle.session_id] = who(bundle)
                 return bundle.session_id
-        elif event.kind == EventKind.IGNORE:
-            self.ignored.add(event.body)
-        elif event.kind == EventKind.UNIGNORE:
-            self.ignored.discard(event.body)
+        self.read_decision(event)
         return None
+
+    def read_decision(self, event: Event) -> None:
+        """Of an EVENT block's event, in the order of the chain: what the person decided about
+        somebody, or this program for him."""
+        person, rest = event.body[:32], event.body[32:]
+        match event.kind:
+            case EventKind.IGNORE:
+                self.ignored.add(person)
+            case EventKind.UNIGNORE:
+                self.ignored.discard(person)
+            case EventKind.PIN:
+                with suppress(UnicodeDecodeError):
+                    self.pins.pin(rest.decode(), person)
+            case EventKind.VERIFIED:
+                self.pins.verify(person)
+            case EventKind.UNVERIFIED:
+                self.pins.unverify(person)
 
     def read_received(self, entry: Entry, received_ms: int) -> None:
         """A RECEIVED block's entry, in the order of the chain, and the block's time."""
@@ -182,10 +198,9 @@ class Past:
         if kept:
             self.read_received(Entry.of_head(kept[:-SIGNATURE_BYTES]), received_ms)
 
-    @property
-    def ignored(self) -> frozenset[bytes]:
-        """Fingerprints of the people who are ignored."""
-        return frozenset(self._all.ignored)
+    def decisions(self) -> Memory:
+        """Of all this, what the person decided about others; nothing is shared with this."""
+        return Memory(ignored=set(self._all.ignored), pins=self._all.pins.copy())
 
     def memory(self, stays: Mapping[bytes, bytes]) -> Memory:
         """What a new session takes over, but for the people it met; nothing is shared with this.
@@ -193,7 +208,8 @@ class Past:
         Args:
             stays: the side table `feeds`.
         """
-        memory = Memory(ignored=set(self._all.ignored), recorded=dict(self._all.recorded))
+        memory = self.decisions()
+        memory.recorded = dict(self._all.recorded)
         for key, value in stays.items():
             memory.read_feed(key, value)
         for (tag, session_id), feed in self._all.feeds.items():
@@ -214,10 +230,12 @@ class Past:
 
     def serialize(self) -> bytes:
         """forgot u8, 1 or 0 ‖ count u32 ‖ fingerprint[32] of each who is ignored ‖ count u32 ‖
-        audiences, each behind a u16 length ‖ count u32 ‖ sessions: session_id[16] ‖ who it is (u16
-        length; empty: not known) ‖ count u32 ‖ feeds: tag[16] ‖ its session's number u32 ‖ first
-        seq u64 ‖ highest u64 ‖ entry_id[32] ‖ updated_ms u64 ‖ its audience's number u32 ‖ count
-        u32 ‖ ranges of what is missing from seq 1 on: first and last seq, u64 each.
+        pins: fingerprint[32] ‖ nick (u16 length) ‖ count u32 ‖ fingerprint[32] of each who is
+        verified ‖ count u32 ‖ audiences, each behind a u16 length ‖ count u32 ‖ sessions:
+        session_id[16] ‖ who it is (u16 length; empty: not known) ‖ count u32 ‖ feeds: tag[16] ‖ its
+        session's number u32 ‖ first seq u64 ‖ highest u64 ‖ entry_id[32] ‖ updated_ms u64 ‖ its
+        audience's number u32 ‖ count u32 ‖ ranges of what is missing from seq 1 on: first and last
+        seq, u64 each.
         """
         known, sessions = self._all.recorded, {s: number for number, s in enumerate(self._first)}
         audiences: dict[bytes, int] = {}  # most members of a room write the same
@@ -231,6 +249,8 @@ class Past:
         return (
             u8(self._forgot)
             + _counted(sorted(self._all.ignored))
+            + _counted([f + prefixed(nick.encode()) for nick, f in self._all.pins])
+            + _counted(self._all.pins.verified)
             + _counted([prefixed(audience) for audience in audiences])
             + _counted([s + prefixed(known.get(s, b"")) for s in sessions])
             + _counted(feeds)
@@ -242,6 +262,11 @@ class Past:
         r, past = Reader(data), cls()
         past._forgot = r.u8() > 0
         past._all.ignored = {r.fixed(32) for _ in range(r.u32())}
+        pins = [(r.fixed(32), r.prefixed()) for _ in range(r.u32())]
+        for fingerprint in [r.fixed(32) for _ in range(r.u32())]:
+            past._all.pins.verify(fingerprint)
+        for fingerprint, nick in pins:
+            past._all.pins.pin(nick.decode("utf-8", "replace"), fingerprint)
         audiences = [r.prefixed() for _ in range(r.u32())]
         sessions = [(r.fixed(16), r.prefixed()) for _ in range(r.u32())]
         if any(len(known) not in (0, _WHO_BYTES) for _, known in sessions):

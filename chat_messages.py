@@ -929,6 +929,10 @@ class EventKind(IntEnum):
     BUNDLE = 1  # of a session, before that session's first entry; body: the bundle as carried
     IGNORE = 2  # body: fingerprint[32]
     UNIGNORE = 3  # body: fingerprint[32]
+    PIN = 4  # that key goes by that name; body: fingerprint[32] ‖ nick
+    VERIFIED = 5  # the person compared that key; body: fingerprint[32]
+    UNVERIFIED = 6  # and takes it back; body: fingerprint[32]
+    ALERT = 7  # what the person was warned of; body: UTF-8 text
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from crypto_utils import MAX_PASSPHRASE_BYTES
 __all__ = [
     "PassphraseError",
     "ask_new",
+    "ask_password",
     "asker",
     "is_person_there",
     "notices",
@@ -123,6 +124,11 @@ def ask_new(path: Path | None) -> bytes:
     raise PassphraseError("the two differed each time; nothing was changed")
 
 
+def ask_password() -> bytes:
+    """The relay's password, from a person.  Raises PassphraseError."""
+    return _asked("Relay password: ", "--password-file")
+
+
 def notices(had: bool, has: bool) -> list[str]:
     """What a person is told after `passphrase`, a line each.
 
@@ -158,18 +164,21 @@ def is_person_there() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def _asked(question: str) -> bytes:
-    """One line that is typed and not shown.  Raises PassphraseError."""
+def _asked(question: str, flag: str = "--passphrase-file") -> bytes:
+    """One line that is typed and not shown.  Raises PassphraseError.
+
+    Args:
+        flag: names a file that may hold it instead.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", getpass.GetPassWarning)
             passphrase = _in_bytes(getpass.getpass(question))
     except EOFError as exc:
-        raise PassphraseError("no passphrase was typed") from exc
+        raise PassphraseError("nothing was typed") from exc
     except getpass.GetPassWarning as exc:
         raise PassphraseError(
-            "this terminal would show what is typed: name a file that holds the passphrase "
-            "with --passphrase-file"
+            f"this terminal would show what is typed: name a file that holds it with {flag}"
         ) from exc
     except UnicodeError as exc:
         raise PassphraseError("what was typed is no text in this terminal's encoding") from exc

@@ -4,12 +4,13 @@ What lives here: the live members with their verified bundles, the people met in
 display names, and the digests of the rosters we had.  What it does not know: keys in use, feeds,
 frames, clocks (every method that needs the time is given it).  Owned by the session.
 
-    roster = Roster(our_bundle, known={}, now_ms)
+    roster = Roster(our_bundle, known={}, now_ms, Pins())
     roster.add(bundle, now_s, now_ms)
     roster.name(bundle.fingerprint)     # 'bob#7f3a'
 
 Names: a nick is nobody's for good, so a name carries the first four hex digits of the fingerprint,
-and more of them until it differs from every other person's with that nick (DESIGN.md section 3).
+and more of them until it differs from every other person's with that nick (DESIGN.md section 3).  A
+verified person needs none, while no other who is verified or here has that nick.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from chat_messages import MAX_AUDIENCE, Bundle, full_name, roster_digest
+from chat_pins import Pins
 
 __all__ = ["MAX_LIVE", "Person", "Roster"]
 
@@ -44,8 +46,9 @@ class Person:
 class Roster:
     """The live members, ours aside, and everybody met."""
 
-    def __init__(self, our: Bundle, known: dict[bytes, Person], now_ms: int) -> None:
+    def __init__(self, our: Bundle, known: dict[bytes, Person], now_ms: int, pins: Pins) -> None:
         self.our = our
+        self._pins = pins  # the session's
         self.live: dict[bytes, Bundle] = {}  # by session_id; not ours; at most MAX_LIVE
         self.present: set[bytes] = set()  # session_ids that proved to run now
         # By fingerprint, the latest seen last; at most MAX_AUDIENCE.
@@ -64,7 +67,7 @@ class Roster:
     def renew(self, our: Bundle) -> None:
         """Our own new bundle."""
         self.our = our
-        self._names.clear()
+        self.forget_names()
 
     @property
     def is_full(self) -> bool:
@@ -79,6 +82,7 @@ class Roster:
         """
         self._retire_digest(now_s)
         self.live[bundle.session_id] = bundle
+        self.forget_names()
         return self._meet(bundle, now_ms)
 
     def remove(self, session_id: bytes, now_s: float, now_ms: int) -> Bundle | None:
@@ -88,6 +92,7 @@ class Roster:
         self._retire_digest(now_s)
         bundle = self.live.pop(session_id)
         self.present.discard(session_id)
+        self.forget_names()
         self._meet(bundle, now_ms)
         return bundle
 
@@ -97,6 +102,7 @@ class Roster:
         gone = list(self.live.values())
         self.live.clear()
         self.present.clear()
+        self.forget_names()
         for bundle in gone:
             self._meet(bundle, now_ms)
 
@@ -131,12 +137,24 @@ class Roster:
             name = self._names[fingerprint] = self._make_name(fingerprint)
         return name
 
-    def _make_name(self, fingerprint: bytes) -> str:
-        nick = self._nick(fingerprint)
-        namesakes = (other for other in self.known if self._nick(other) == nick)
-        return full_name(nick, fingerprint, namesakes)
+    def forget_names(self) -> None:
+        """Somebody was pinned or verified, or is verified no longer."""
+        self._names.clear()
 
-    def _nick(self, fingerprint: bytes) -> str:
+    def _make_name(self, fingerprint: bytes) -> str:
+        nick = self.nick(fingerprint)
+        if self._pins.is_verified(fingerprint) and not self._is_claimed(nick, fingerprint):
+            return nick
+        namesakes = [other for other in self.known if self.nick(other) == nick]
+        return full_name(nick, fingerprint, [*namesakes, *self._pins.of(nick)])
+
+    def _is_claimed(self, nick: str, but: bytes) -> bool:
+        """Whether another who is verified or here has that nick."""
+        here = {b.fingerprint for b in (self.our, *self.live.values()) if b.nick == nick}
+        return bool((here | set(filter(self._pins.is_verified, self._pins.of(nick)))) - {but})
+
+    def nick(self, fingerprint: bytes) -> str:
+        """The latest of somebody met; else `?`."""
         if fingerprint == self.our.fingerprint:
             return self.our.nick  # whatever a copy of our profile calls itself
         person = self.known.get(fingerprint)
@@ -157,7 +175,7 @@ class Roster:
             fingerprint
             for fingerprint in {**self.known, **dict.fromkeys(strangers)}
             if fingerprint != self.our.fingerprint
-            and nick in ("", self._nick(fingerprint))
+            and nick in ("", self.nick(fingerprint))
             and fingerprint.hex().startswith(digits.lower())
         ]
         live = {b.fingerprint for b in self.live.values()}
@@ -165,7 +183,7 @@ class Roster:
 
     def _meet(self, bundle: Bundle, now_ms: int) -> list[bytes]:
         """Re-inserted at the end, so that the first is the one not seen for longest."""
-        before = self.known.pop(bundle.fingerprint, None)
+        self.known.pop(bundle.fingerprint, None)
         self.known[bundle.fingerprint] = Person(bundle.nick, now_ms)
         forgotten: list[bytes] = []
         if len(self.known) > MAX_AUDIENCE:
@@ -174,8 +192,6 @@ class Roster:
             forgotten = list(islice(away, len(self.known) - MAX_AUDIENCE))
             for fingerprint in forgotten:
                 del self.known[fingerprint]
-        if forgotten or before is None or before.nick != bundle.nick:
-            self._names.clear()
         return forgotten
 
     def _retire_digest(self, now_s: float) -> None:

@@ -14,13 +14,13 @@ Specified in docs/PROTOCOL.md, sections 2 (as a client) and 3.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from enum import Enum, auto
 
 from chat_acks import Acks, Conversation, Dropped
 from chat_blocks import BlockType, Draft, Head, SideRow
-from chat_commands import HELP, Command, read_typed
+from chat_commands import HELP, Command, Typed, mentions, read_typed
 from chat_effects import (
     Append,
     Close,
@@ -29,6 +29,7 @@ from chat_effects import (
     Leave,
     MakeSessionKey,
     Moment,
+    Named,
     Query,
     Ready,
     Refuse,
@@ -36,17 +37,17 @@ from chat_effects import (
     Show,
     Transmit,
     alert,
+    error,
     notice,
     number,
 )
 from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
 from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MAX_FEEDS, MEMBERS_TABLE, Memory, who
 from chat_messages import (
-    AUDIENCE_ITEM_BYTES,
     Ack,
     Bundle,
+    Entry,
     EntryKind,
-    Event,
     EventKind,
     KeyRefusal,
     KeyRequest,
@@ -56,11 +57,15 @@ from chat_messages import (
     RefusalReason,
     SignedEntry,
     Witness,
-    audience_items,
+    check_nick,
     parse_payload,
 )
+from chat_people import COMMANDS as PEOPLE_COMMANDS
+from chat_people import People
+from chat_pins import Meeting
 from chat_roster import Roster
-from chat_terminal import Kind, Line
+from chat_terminal import Field, Kind, Line
+from chat_trust import Trust, Unread, record
 from chat_wire import (
     MAX_TEXT_BYTES,
     Add,
@@ -126,15 +131,21 @@ class Session:
         sek: EncryptionManager,
         now: Moment,
         *,
+        room_name: str = "lobby",
         memory: Memory | None = None,
         heads: Heads | None = None,
         password: bytes = b"",
         linger_s: float = 10.0,
     ) -> None:
-        """Raises ValueError for a nick outside the grammar (`check_nick`)."""
+        """Raises ValueError for a nick outside the grammar (`check_nick`).
+
+        Args:
+            room_name: what the person calls the room.
+        """
         memory = memory or Memory()
         self._keystore = keystore
         self._room = room
+        self._room_name = room_name
         self._password = password
         self._linger_s = linger_s
         self._session_id = random_bytes(16)
@@ -143,8 +154,12 @@ class Session:
         self._old_sek_dies_s = 0.0
         self._sek_made_s = now.s
         self._sek_asked = False
-        self._roster = Roster(self._new_bundle(nick, sek), memory.known, now.ms)
-        self._ignored = set(memory.ignored)
+        self._nick = nick  # of the next bundle
+        our = self._new_bundle(sek)
+        self._roster = Roster(our, memory.known, now.ms, memory.pins)
+        self._trust = Trust(memory.pins, self._roster)
+        self._new_here: list[bytes] = []  # fingerprints in this WELCOME that we never met
+        self._people = People(self._roster, self._trust, memory.ignored)
         tags = {room.tag, *map(self._pair_tag, self._roster.known)}
         # By (tag, session_id), at most MAX_FEEDS.
         self._feeds = memory.feeds_of(tags, now.ms - FEED_LIFE_MS)
@@ -186,6 +201,21 @@ class Session:
     def _our(self) -> Bundle:
         return self._roster.our
 
+    def names(self) -> list[str]:
+        """Everybody who is here, for completing what is typed."""
+        return [self._roster.name(f) for f in self._roster.people()]
+
+    def status_row(self) -> str:
+        """Where we are, in a few words."""
+        others = len(self._roster.people())
+        here = f"{number(others, 'other')} here" if self.joined else "not connected"
+        parts = [self.our_name, self._room_name, here]
+        if doubted := len(self._trust.withheld()):
+            parts.append(f"{number(doubted, 'key')} not accepted")
+        if waiting := self.unsent():
+            parts.append(f"{waiting} not delivered")
+        return " | ".join(parts)
+
     def connected(self) -> Effects:
         """A connection to the relay was made; it speaks first."""
         self._state, self._said_refused = _State.CONNECTED, False
@@ -199,12 +229,13 @@ class Session:
         for conversation in self._conversations.values():
             conversation.ours.forget(self._roster.live)
         self._acks.left(self._roster.live)
+        self._count_unread(self._trust.cleared())
         self._roster.clear(now.s, now.ms)
         effects = self._acks.keep(now.s, at_once=True)
         if self.leaving:
             return effects
         kept = "; what you type is kept on your chain, not delivered" if self._was_ready else ""
-        return [*effects, alert(f"connection lost: {why}{kept}")]
+        return [*effects, alert(f"connection lost: {why}{kept}", "connection_lost", why=why)]
 
     def receive(self, frame: Frame, now: Moment) -> Effects:
         """A frame from the relay, whose word is never evidence of who somebody is.
@@ -268,6 +299,7 @@ class Session:
                 self._password, hello.nonce, self._room.tag, self._session_id, self._our.raw
             )
         self._state, self._joined_with = _State.JOINING, self._our.raw
+        self._new_here = []
         join = Join(self._room.tag, self._session_id, proof, self._our.raw)
         return [Transmit(join.serialize())]
 
@@ -285,8 +317,15 @@ class Session:
         self._room_conversation.owe_at_once(now.s)
         effects += self._announce()
         effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
-        here = ", ".join(map(self._roster.name, self._roster.people())) or "nobody else yet"
-        effects.append(notice(f"you are {self.our_name}; in the room: {here}"))
+        doubted = self._trust.withheld()
+        here = [self._roster.name(f) for f in self._roster.people() if f not in doubted]
+        text = f"you are {self.our_name}; in the room: {', '.join(here) or 'nobody else yet'}"
+        fingerprint = self._our.fingerprint.hex()
+        fields = {"you": self.our_name, "fingerprint": fingerprint, "room": self._room_name}
+        effects.append(notice(text, "ready", **fields, members=here))
+        if new := sorted(map(self._roster.name, self._new_here)):
+            are = "all new to you" if len(new) == len(here) > 1 else f"new to you: {', '.join(new)}"
+            effects.append(notice(f"{are}; /verify NAME compares keys", "new", names=new))
         if self._roster.sessions_of(self._our.fingerprint):
             effects.append(
                 notice(
@@ -318,7 +357,8 @@ class Session:
             if self._said_refused:
                 return []
             self._said_refused = True
-            return [alert(f"refused a member whose bundle does not hold: {exc}")]
+            text = f"refused a member whose bundle does not hold: {exc}"
+            return [alert(text, "refused_member")]
         before = self._roster.live.get(bundle.session_id)
         if before is not None and bundle.raw == before.raw:
             return []
@@ -327,7 +367,7 @@ class Session:
         if before is None and self._roster.is_full:
             return self._dropped("one member too many")
         fingerprint = bundle.fingerprint
-        was_here = bool(self._roster.sessions_of(fingerprint))
+        is_again = bool(self._roster.sessions_of(fingerprint)) and before is None
         met = self._roster.known.get(fingerprint)
         called = self._roster.name(fingerprint)
         for forgotten in self._roster.add(bundle, now.s, now.ms):
@@ -336,17 +376,61 @@ class Session:
         self._restate(bundle)
         if fingerprint == self._our.fingerprint:
             copy = "your own identity joined from elsewhere: somebody uses a copy of your profile"
-            return [alert(copy)] if before is None and said else []
+            return [alert(copy, "own_copy")] if before is None and said else []
         if before is None and said:
             self._acks.joined(bundle, now.s)
-        key, value = self._room.tag + fingerprint, u64(now.ms) + bundle.nick.encode()
-        effects: Effects = [Remember(SideRow(MEMBERS_TABLE, key, value))]
-        name = self._roster.name(fingerprint)
+        meeting = self._trust.meet(bundle, now.s, self._acks.interval_s)
+        if meeting is Meeting.CHANGED:
+            return []  # in silence, until it is known whether this is another of that name
+        effects: Effects = []
         if met is not None and met.nick != bundle.nick:
-            effects.append(notice(f"{called} is now called {name}"))
-        if before is None and said:
-            effects.append(notice(f"{name} joined{' once more' if was_here else ''}"))
+            name = self._roster.name(fingerprint)
+            text = f"{called} is now called {name}"
+            fields = {"name": name, "before": called, "fingerprint": fingerprint.hex()}
+            effects.append(notice(text, "renamed", **fields))
+        if meeting is Meeting.NEW and not said:
+            self._new_here.append(fingerprint)
+        is_joining = said and (before is None or self._trust.doubts(bundle.session_id))
+        effects += self._take_in(bundle, meeting, now, said=is_joining, is_again=is_again)
         return effects
+
+    def _take_in(
+        self,
+        bundle: Bundle,
+        meeting: Meeting,
+        now: Moment,
+        *,
+        said: bool,
+        is_again: bool = False,
+    ) -> Effects:
+        """Somebody whose key is believed: met from here on, and read."""
+        key, value = self._room.tag + bundle.fingerprint, u64(now.ms) + bundle.nick.encode()
+        effects: Effects = [Remember(SideRow(MEMBERS_TABLE, key, value))]
+        introduced = self._trust.introduce(bundle, meeting)
+        if said:
+            name = self._roster.name(bundle.fingerprint)
+            how = f" (new to you: /verify {name})" if meeting is Meeting.NEW else ""
+            fields = {"name": name, "fingerprint": bundle.fingerprint.hex()}
+            text = f"{name} joined{' once more' if is_again else ''}{how}"
+            effects.append(notice(text, "joined", **fields))
+        effects += introduced
+        for unread in self._trust.take_unread(bundle.session_id):
+            effects += self._payload(unread.payload, unread.frame, now, direct=unread.direct)
+        return effects
+
+    def _decided(self, now: Moment) -> Effects:
+        """Of doubted members: who is another of that name, and whose key was changed."""
+        effects: Effects = []
+        for bundle, meeting in self._trust.decide(now.s):
+            if meeting is Meeting.CHANGED:
+                effects += self._trust.introduce(bundle, meeting)
+            else:
+                effects += self._take_in(bundle, meeting, now, said=True)
+        return effects
+
+    def _count_unread(self, frames: int) -> None:
+        if frames:
+            self.counts["of a key that is not accepted"] += frames
 
     def _deleted(self, gone: Del, now: Moment) -> Effects:
         bundle = self._roster.remove(gone.session_id, now.s, now.ms)
@@ -354,6 +438,8 @@ class Session:
             return self._dropped("unknown member left")
         self._room_conversation.owe()
         self._acks.left([bundle.session_id])
+        is_silent = self._trust.is_undecided(bundle.session_id)
+        self._count_unread(self._trust.left(bundle.session_id))
         for conversation, feed in self._of_session(bundle):
             if conversation is not None:
                 conversation.ours.forget([bundle.session_id])
@@ -368,9 +454,12 @@ class Session:
             LeaveReason.BAD_FRAME: " (broke the protocol)",
         }.get(gone.reason, "")  # type: ignore[call-overload]
         name = self._roster.name(bundle.fingerprint)
+        if is_silent:  # nor was it said that it came
+            return []
         if self._roster.sessions_of(bundle.fingerprint):
             return [notice(f"an earlier session of {name} ended{why}")]
-        return [notice(f"{name} left{why}")]
+        fields = {"name": name, "fingerprint": bundle.fingerprint.hex()}
+        return [notice(f"{name} left{why}", "left", **fields)]
 
     def _of_session(self, bundle: Bundle) -> list[tuple[Conversation | None, TheirFeed | None]]:
         """The two conversations that a session can write to us in, and its feeds there, as far as
@@ -418,6 +507,10 @@ class Session:
         # Messages and acks go the conversation's own way, all else is direct always.
         if direct != (not for_room or not isinstance(payload, Message | Ack)):
             return self._dropped("came the wrong way")
+        if isinstance(payload, Message | KeyShare) and self._trust.doubts(author.session_id):
+            if not self._trust.hold(author.session_id, Unread(data, frame, direct)):
+                self._count_unread(1)
+            return []
         if isinstance(payload, Message):
             return self._message(payload, author, now)
         try:
@@ -486,7 +579,8 @@ class Session:
                     return []
                 feed.contradicted = True
                 name = self._roster.name(author.fingerprint)
-                return [alert(f"{name} contradicts what {name} said before; not shown, not kept")]
+                text = f"{name} contradicts what {name} said before; not shown, not kept"
+                return [alert(text, "contradiction", name=name)]
         effects = self._record_bundle(author)
         record = signed.serialize()
         effects.append(Append(Draft(BlockType.RECEIVED, record, entry.entry_id)))
@@ -498,19 +592,34 @@ class Session:
             message.tag, None if message.tag == self._room.tag else author.fingerprint
         )
         conversation.owe(message.session_id)
-        if author.fingerprint in self._ignored:
+        if author.fingerprint in self._people.ignored:
             return effects
         name = self._roster.name(author.fingerprint)
         if (missed := feed.missing_count() - missing_before) > 0:
-            effects.append(notice(f"{number(missed, 'message')} of {name} missing here"))
+            text = f"{number(missed, 'message')} of {name} missing here"
+            effects.append(notice(text, "missing", name=name, count=missed))
         if entry.kind == EntryKind.CHAT:
             conversation.seen = entry.entry_id
-            label = name if conversation.peer is None else f"{name} (private)"
-            text = entry.text.decode()
-            effects.append(Show(Line(Kind.MESSAGE, text, label, entry.sent_ms)))
+            effects.append(self._shown(author, name, entry, is_private=bool(conversation.peer)))
         elif entry.kind not in tuple(EntryKind):
             effects.append(notice(f"{name} sent something of kind {entry.kind}; kept, not shown"))
         return effects
+
+    def _shown(self, author: Bundle, name: str, entry: Entry, *, is_private: bool) -> Show:
+        text = entry.text.decode()
+        mention = is_private or mentions(text, self._our.nick)
+        label = f"{name} (private)" if is_private else name
+        fields: dict[str, Field] = {
+            "from": name,
+            "nick": author.nick,
+            "fingerprint": author.fingerprint.hex(),
+            "verified": self._trust.is_verified(author.fingerprint),
+            "private": is_private,
+            "sent_ms": entry.sent_ms,
+            "mention": mention,
+        }
+        line = Line(Kind.MESSAGE, text, label, entry.sent_ms, fields=fields, mention=mention)
+        return Show(line)
 
     def _hold(self, message: Message, feed: TheirFeed, author: Bundle, now: Moment) -> Effects:
         if why := feed.wait_for(message.epoch, now.s):
@@ -569,7 +678,7 @@ class Session:
             return self._dropped("asked too often")
         feed.answered_s = now.s
         conversation = self._conversations.get(request.tag)
-        if asker.fingerprint in self._ignored:
+        if asker.fingerprint in self._people.without():
             answer: KeyShare | KeyRefusal = self._refusal(request, RefusalReason.ASK_LATER)
         elif conversation is None or conversation.ours.chain is None:
             answer = self._refusal(request, RefusalReason.NOT_FOR_YOU)
@@ -587,7 +696,7 @@ class Session:
         if not feed.refuse(refusal.epoch):
             return self._dropped("refusal of no request")
         self._drop_held(feed, "not for us")
-        if feed.said_refused or author.fingerprint in self._ignored:
+        if feed.said_refused or author.fingerprint in self._people.ignored:
             return []
         feed.said_refused = True
         name = self._roster.name(author.fingerprint)
@@ -605,9 +714,10 @@ class Session:
 
     # ----------------------------------------------------------------- what the person types
 
-    def typed(self, line: str, now: Moment) -> Effects:
-        """A line as it was typed; may hold newlines (a paste)."""
-        match read_typed(line):
+    def typed(self, typed: str | Typed, now: Moment) -> Effects:
+        """A line as it was typed, which may hold newlines (a paste); or what a program means."""
+        line = typed if isinstance(typed, str) else ""
+        match read_typed(typed) if isinstance(typed, str) else typed:
             case None:
                 return []
             case Command(name, argument):
@@ -620,14 +730,20 @@ class Session:
             case "help":
                 return [notice(text) for text in HELP.values()]
             case "who":
-                return self._who()
+                feeds = {s: f for (tag, s), f in self._feeds.items() if tag == self._room.tag}
+                return self._people.who(feeds, joined=self.joined)
             case "msg":
                 return self._msg(argument, line, now)
-            case "ignore":
-                return self._ignore(argument)
+            case _ if name in PEOPLE_COMMANDS:
+                effects, accepted = self._people.command(name, argument)
+                for bundle in accepted:
+                    effects += self._take_in(bundle, Meeting.KNOWN, now, said=False)
+                return effects
+            case "nick":
+                return self._rename(argument)
             case "status":
                 return self._status()
-            case "history" | "find" | "forget" | "export" | "chain" | "wallet":
+            case "bell" | "invite" | "history" | "find" | "forget" | "export" | "chain" | "wallet":
                 return [Query(name, argument)]
             case "quit":
                 return self.leave(now)
@@ -637,16 +753,16 @@ class Session:
                     f"and //{name} says it as text"
                 )
                 # Not given back: what is typed next is another command, and would stand behind it.
-                return [Show(Line(Kind.ERROR, sentence)), Refuse("")]
+                return [error(sentence), Refuse("")]
 
     def _say(self, conversation: Conversation, text: str, line: str, now: Moment) -> Effects:
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError:
-            return [Show(Line(Kind.ERROR, "this is not Unicode text: not sent")), Refuse(line)]
+            return [error("this is not Unicode text: not sent"), Refuse(line)]
         if len(data) > MAX_TEXT_BYTES:
             sentence = f"this message has {len(data)} bytes, at most {MAX_TEXT_BYTES} can be sent"
-            return [Show(Line(Kind.ERROR, f"{sentence}: not sent")), Refuse(line)]
+            return [error(f"{sentence}: not sent"), Refuse(line)]
         effects: Effects = []
         audience = self._audience(conversation)
         feed = conversation.ours
@@ -663,10 +779,10 @@ class Session:
         signed = feed.write(EntryKind.CHAT, data, conversation.seen, now.ms)
         conversation.wrote(signed)
         effects += self._send(conversation, signed, BlockType.SENT)
-        effects.append(Credit())
+        to = self._roster.name(conversation.peer) if conversation.peer else ""
+        effects.append(Credit(to))
         if conversation.peer is not None and not self._reachable(conversation):
-            name = self._roster.name(conversation.peer)
-            effects.append(notice(f"{name} is away: kept on your chain, not delivered"))
+            effects.append(notice(f"{to} is away: kept on your chain, not delivered", "away"))
         return effects
 
     def _send(self, conversation: Conversation, signed: SignedEntry, block: BlockType) -> Effects:
@@ -695,7 +811,8 @@ class Session:
         us = self._our.fingerprint
         if conversation.peer is not None:
             return frozenset((us, conversation.peer))
-        return frozenset(f for f in self._roster.known if f not in self._ignored)
+        without = self._people.without()
+        return frozenset(f for f in self._roster.known if f not in without)
 
     def _reachable(self, conversation: Conversation) -> list[Bundle]:
         """The live sessions of the audience.  Another session under our own identity is a run that
@@ -708,100 +825,38 @@ class Session:
         if bundle.session_id in self._recorded:
             return []
         self._recorded[bundle.session_id] = who(bundle)
-        event = Event(EventKind.BUNDLE, bundle.raw)
-        return [Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))]
+        return [record(EventKind.BUNDLE, bundle.raw)]
 
     # ----------------------------------------------------------------- commands
-
-    def _one(self, name: str, strangers: Iterable[bytes] = ()) -> bytes | Show:
-        """The one person that a typed name means, or the line that says why there is none."""
-        found = self._roster.find(name, strangers)
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            return Show(
-                Line(Kind.ERROR, f"there is nobody called {name} here: /who lists everybody")
-            )
-        names = ", ".join(sorted(self._roster.name(f) for f in found))
-        return Show(Line(Kind.ERROR, f"which {name}? {names}"))
 
     def _msg(self, argument: str, line: str, now: Moment) -> Effects:
         name, *rest = argument.split(maxsplit=1) or [""]
         if not rest:
-            return [Show(Line(Kind.ERROR, "say it like this: /msg NAME TEXT")), Refuse(line)]
-        person = self._one(name)
+            return [error("say it like this: /msg NAME TEXT"), Refuse(line)]
+        person = self._people.one(name)
         if isinstance(person, Show):
             return [person, Refuse(line)]
-        if person in self._ignored:
+        if person in self._people.ignored:
             sentence = f"you ignore {self._roster.name(person)}: /ignore {name} off comes first"
-            return [Show(Line(Kind.ERROR, sentence)), Refuse(line)]
+            return [error(sentence), Refuse(line)]
+        if person in self._trust.withheld():
+            name = self._roster.name(person)
+            return [error(f"the key of {name} is not accepted: /accept {name} first"), Refuse(line)]
         conversation = self._conversation(self._pair_tag(person), person)
         return self._say(conversation, rest[0], line, now)
 
-    def _ignore(self, argument: str) -> Effects:
-        if not argument:
-            names = ", ".join(sorted(self._roster.name(f) for f in self._ignored))
-            return [notice(f"you ignore {names}" if names else "you ignore nobody")]
-        name, *rest = argument.split()
-        off = bool(rest)
-        if off and [word.lower() for word in rest] != ["off"]:
-            return [Show(Line(Kind.ERROR, "say it like this: /ignore NAME, or /ignore NAME off"))]
-        # Whoever is ignored can be taken back wherever we met him.
-        person = self._one(name, self._ignored if off else ())
-        if isinstance(person, Show):
-            return [person]
-        name = self._roster.name(person)
-        if off == (person not in self._ignored):
-            return [notice(f"you do not ignore {name}" if off else f"you ignore {name} already")]
-        kind = EventKind.UNIGNORE if off else EventKind.IGNORE
-        event = Event(kind, person)
-        effects: Effects = [Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))]
-        if off:
-            self._ignored.discard(person)
-            effects.append(
-                notice(f"you no longer ignore {name}: what {name} says from here on is shown")
-            )
-        else:
-            self._ignored.add(person)
-            effects.append(
-                notice(
-                    f"you ignore {name}: nothing of {name} is shown, and {name} can read nothing "
-                    "that you say from here on"
-                )
-            )
-        return effects
-
-    def _who(self) -> Effects:
-        effects: Effects = [notice(f"{self.our_name} (you)")]
-        for person in self._roster.people():
-            sessions = self._roster.sessions_of(person)
-            remarks = []
-            if not any(b.session_id in self._roster.present for b in sessions):
-                remarks.append("not confirmed to be here yet")
-            if person in self._ignored:
-                remarks.append("ignored")
-            remarks += self._audience_remarks(sessions[-1])
-            remark = f" ({'; '.join(remarks)})" if remarks else ""
-            effects.append(notice(self._roster.name(person) + remark))
-        if self._roster.sessions_of(self._our.fingerprint):
-            effects.append(notice(f"{self.our_name} (another session under your own identity)"))
-        if not self.joined:
-            effects.append(notice("not connected: who is in the room is not known"))
-        return effects
-
-    def _audience_remarks(self, bundle: Bundle) -> list[str]:
-        """How the list of who may read that member's messages differs from ours."""
-        feed = self._feeds.get((self._room.tag, bundle.session_id))
-        if feed is None or not feed.audience:
+    def _rename(self, nick: str) -> Effects:
+        """The room learns a new nick with a new key, so that a lower number is an older bundle."""
+        try:
+            self._nick = check_nick(unicodedata.normalize("NFC", nick))
+        except ValueError as exc:
+            return [error(str(exc))]
+        if self._nick == self._our.nick:
+            return [notice(f"you are called {nick} already")]
+        if self._sek_asked:  # the bundle that is being made takes it along
             return []
-        size, theirs = AUDIENCE_ITEM_BYTES, set(audience_items(feed.audience))
-        others = [f for f in self._roster.people() if f != bundle.fingerprint]
-        known = {f[:size] for f in self._roster.known}
-        without = [self._roster.name(f) for f in others if f[:size] not in theirs]
-        remarks = [f"does not write to {', '.join(without)}"] if without else []
-        if strangers := len(theirs - known):
-            remarks.append(f"also writes to {strangers} you have not met")
-        return remarks
+        self._sek_asked = True
+        return [MakeSessionKey()]
 
     def _status(self) -> Effects:
         room = self._room_conversation
@@ -854,6 +909,7 @@ class Session:
             effects += self._acks.due(
                 self._conversations.values(), self._feeds, now, head, at_once=self.leaving
             )
+        effects += self._decided(now)  # last: no ack of this turn is for what it appends
         return effects + self._leave_if_done(now)
 
     def _requests(self, now: Moment) -> Effects:
@@ -875,8 +931,13 @@ class Session:
         """The SEK that MakeSessionKey asked for: the room learns it by a new bundle."""
         self._old_sek_dies_s = now.s + _SEK_GRACE_S
         self._sek_made_s, self._sek_asked = now.s, False
-        self._roster.renew(self._new_bundle(self._our.nick, sek))
-        return self._announce() if self.joined else []
+        before = self._our.nick
+        self._roster.renew(self._new_bundle(sek))
+        effects = self._announce() if self.joined else []
+        if self._our.nick == before:
+            return effects
+        text = f"you are {self.our_name} from here on"
+        return [*effects, Named(self._our.nick), notice(text, "you_are", you=self.our_name)]
 
     def _announce(self) -> Effects:
         """Our bundle, if the relay has an older one."""
@@ -885,13 +946,13 @@ class Session:
         self._joined_with = self._our.raw
         return [Transmit(Rebundle(self._our.raw).serialize())]
 
-    def _new_bundle(self, nick: str, sek: EncryptionManager) -> Bundle:
+    def _new_bundle(self, sek: EncryptionManager) -> Bundle:
         number = self._seks[0][0] + 1 if self._seks else 1
         self._seks.insert(0, (number, sek))
         return Bundle.create(
             self._keystore.identity,
             self._room,
-            nick,
+            self._nick,
             self._session_id,
             self._key,
             number,
@@ -935,7 +996,8 @@ class Session:
         effects: Effects = []
         if unsent:
             kept = f"{number(unsent, 'message')} not delivered; kept on your chain"
-            effects.append(alert(kept))
+            effects.append(alert(kept, "not_delivered", count=unsent))
         elif waiting:
-            effects.append(notice(f"your last messages are not confirmed by {', '.join(waiting)}"))
+            text = f"your last messages are not confirmed by {', '.join(waiting)}"
+            effects.append(notice(text, "unconfirmed", names=waiting))
         return [*effects, Leave(3 if unsent else 0)]

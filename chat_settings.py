@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 from chat_folder import check_profile_name, default_home
 from chat_messages import check_nick
+from chat_terminal import BELLS, TIME_FORMATS
 from chat_wire import DEFAULT_PORT
 
 __all__ = [
@@ -39,8 +40,6 @@ __all__ = [
 
 VERSION_TEXT = "chainroom 0.1.0"
 
-_TIME_FORMATS = ("off", "hm", "hms", "iso")
-_BELLS = ("off", "mention", "all")
 FORMATS = ("txt", "jsonl", "html", "proof")
 LAST_BLOCK = 2**62
 
@@ -210,8 +209,8 @@ _LAYERED: dict[str, Callable[[str], Any]] = {
     "plain": _switch,
     "quiet": _switch,
     "json": _switch,
-    "time": partial(_one_of, _TIME_FORMATS),
-    "bell": partial(_one_of, _BELLS),
+    "time": partial(_one_of, TIME_FORMATS),
+    "bell": partial(_one_of, BELLS),
     "linger": _seconds,
 }
 _ROOM_FLAGS = ("room", "invite", "new_room")
@@ -282,8 +281,8 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_const", const="true", help="JSON Lines both ways, for programs")
     add("--send", metavar="TEXT", help="say TEXT once in the room, and leave")
     add("--to", metavar="NICK", help="with --send: to that person alone")
-    add("--time", metavar="F", help=f"{', '.join(_TIME_FORMATS)}: how times are shown (hm)")
-    add("--bell", metavar="B", help=f"{', '.join(_BELLS)}: what rings (mention)")
+    add("--time", metavar="F", help=f"{', '.join(TIME_FORMATS)}: how times are shown (hm)")
+    add("--bell", metavar="B", help=f"{', '.join(BELLS)}: what rings (mention)")
     add("--linger", metavar="S", help="how long leaving waits for receipts, in seconds (10)")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 

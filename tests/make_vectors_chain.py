@@ -529,7 +529,9 @@ class Chains:
         chain.add(audience).add(entry(1, ALICE, 2, b"hello", audience.entry_id))
         chain.add(event(1, bundle(BOB, ALICE.spki, bytes(16))))
         chain.add(entry(2, BOB, 1, b"".join(people))).add(entry(1, BOB, 2, b"x" * 16_384))
-        return chain.add(event(2, BOB.fingerprint)).add(event(3, BOB.fingerprint))
+        chain.add(event(2, BOB.fingerprint)).add(event(3, BOB.fingerprint))
+        chain.add(event(4, BOB.fingerprint + b"bob")).add(event(5, BOB.fingerprint))
+        return chain.add(event(6, BOB.fingerprint)).add(event(7, b"KEY CHANGED"))
 
 
 CHAINS = Chains()

@@ -918,6 +918,10 @@ def events() -> list[Case]:
         "Bob's bundle, before his first entry": (1, BOBS, "bundle event"),
         "Bob is ignored": (2, BOB.fingerprint, "ignore event"),
         "and no longer": (3, BOB.fingerprint, ""),
+        "Bob goes by this name": (4, BOB.fingerprint + "böb".encode(), "pin event"),
+        "his key was compared": (5, BOB.fingerprint, ""),
+        "and that is taken back": (6, BOB.fingerprint, ""),
+        "a warning was given": (7, b"KEY CHANGED", ""),
         "a kind of a later version is kept": (255, b"", ""),
     }
     cases = []

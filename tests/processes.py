@@ -233,11 +233,15 @@ class Terminal:
 
     def shows(self, pattern: str) -> None:
         """Waits until a line on the screen matches."""
-        deadline = time.monotonic() + DEADLINE_S
         compiled = re.compile(pattern)
-        while not any(compiled.search(line) for line in self.lines()):
+        self.until(lambda: any(compiled.search(line) for line in self.lines()), pattern)
+
+    def until(self, seen: Callable[[], bool], what: str) -> None:
+        """Reads what is written to the terminal until `seen`."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not seen():
             left = deadline - time.monotonic()
-            assert left > 0, f"{pattern!r} not on the screen:\n" + "\n".join(self.lines())
+            assert left > 0, f"{what!r} not on the screen:\n" + "\n".join(self.lines())
             self._pump(left)
 
     def lines(self) -> list[str]:

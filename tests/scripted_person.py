@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from chat_terminal import Kind, Line
 
@@ -27,6 +27,11 @@ class Person:
         self.prompts: list[tuple[str, str]] = []
         self.rows: list[str] = []  # how far something was
         self.closed = 0
+        self.bell = "mention"
+        self.columns = 0
+        self.complete: Callable[[str], Sequence[str]] = lambda before: []
+        self.remembered: list[str] = []
+        self.status_row = ""
         self.on_show: Callable[[Line], None] = lambda line: None
         self.input_ended = threading.Event()
 
@@ -52,6 +57,12 @@ class Person:
         while not any(text in line.text for line in list(self.lines)):
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.002)  # another thread shows it
+
+    def remember(self, lines: Sequence[str]) -> None:
+        self.remembered += lines
+
+    def status(self, text: str) -> None:
+        self.status_row = text
 
     def progress(self, text: str) -> None:
         self.rows.append(text)

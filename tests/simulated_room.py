@@ -35,7 +35,16 @@ from chat_effects import (
     Witnessed,
 )
 from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory
-from chat_messages import Entry, EntryKind, Event, Message, Payload, SignedEntry, parse_payload
+from chat_messages import (
+    Entry,
+    EntryKind,
+    Event,
+    EventKind,
+    Message,
+    Payload,
+    SignedEntry,
+    parse_payload,
+)
 from chat_session import Session
 from chat_terminal import Kind, Line
 from chat_wire import (
@@ -281,6 +290,13 @@ class SimulatedMember:
         """What its next run holds of others' chains."""
         rows = {key: row for (table, key), row in self.remembered.items() if table == HEADS_TABLE}
         return Heads(rows)
+
+    @property
+    def drafts(self) -> list[Draft]:
+        """The chain but for whom it met: what it and others did."""
+        pin = EventKind.PIN
+        return [d for d in self.chain
+                if d.type is not BlockType.EVENT or Event.parse(d.record).kind != pin]  # fmt: skip
 
     @property
     def entries(self) -> list[Entry]:

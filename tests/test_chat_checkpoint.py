@@ -55,12 +55,12 @@ def test_a_past_that_is_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch) -
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_note_or_refused(data: bytes) -> None:
     try:
-        Checkpoint.parse(b"\1" + data)
+        Checkpoint.parse(b"\2" + data)
     except WireError:
         assert len(data) < 16 + 8 + 32 + 64 + 8 + 4 or data[128:132] != bytes(4)
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" + NOTE.serialize()[1:], b"\2" + NOTE.serialize()[1:]])
+@pytest.mark.parametrize("data", [b"", b"\0" + NOTE.serialize()[1:], b"\1" + NOTE.serialize()[1:]])
 def test_another_version_is_refused(data: bytes) -> None:
     with pytest.raises(WireError):
         Checkpoint.parse(data)

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sqlite3
-import stat
 import subprocess
 import sys
 import threading
@@ -21,7 +20,6 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,7 +35,7 @@ import crypto_utils
 from blockchain import BlockType, Draft, StoreUnreadable
 from chat_client import main, start_client
 from chat_engine import Engine
-from chat_link import CannotConnect, connect
+from chat_link import CannotConnect
 from chat_messages import check_nick
 from chat_profile import Profile
 from chat_server import Relay, start_server
@@ -769,118 +767,6 @@ def test_sigterm_at_the_question_is_a_quiet_end_of_the_process(tmp_path: Path) -
         assert process.stderr.read() == b""
 
 
-# --------------------------------------------------------------------------- --host
-
-
-class Hosting:
-    """A relay child, as --host starts it."""
-
-    def __init__(self, home: Path, port: int = 0, *flags: str) -> None:
-        self.person = Person()
-        home.mkdir(parents=True, exist_ok=True)
-        self.log = home / "relay.log"
-        wanted = replace(settings(home, "--host", *flags), host=port)
-        self.relay = chat_client._Relay(wanted, cast(Any, self.person), home)
-
-    def __enter__(self) -> chat_client._Relay:
-        return self.relay
-
-    def __exit__(self, *_: object) -> None:
-        self.relay.stop()
-        assert self.relay._process.returncode is not None
-
-
-def test_hosts_relay_runs_until_it_is_stopped_and_its_log_is_the_hosts_alone(
-    tmp_path: Path,
-) -> None:
-    before = os.umask(0)
-    try:
-        hosting = Hosting(tmp_path)
-    finally:
-        os.umask(before)
-    with hosting as relay:
-        port = relay.port()
-        connect("127.0.0.1", port).close()
-        hosting.person.sees(f"--port {port}")
-        assert stat.S_IMODE(hosting.log.stat().st_mode) == 0o600
-    assert relay._process.returncode == 0
-    with pytest.raises(CannotConnect):
-        connect("127.0.0.1", port)
-    assert hosting.log.read_text().rstrip().endswith("stop 0 members")
-    relay.stop()  # again does nothing
-
-
-def test_hosts_relay_on_a_busy_port_says_why(tmp_path: Path) -> None:
-    with socket.create_server(("0.0.0.0", 0)) as busy:
-        port = busy.getsockname()[1]
-        with Hosting(tmp_path, port) as relay, pytest.raises(chat_client._Exit) as failed:
-            relay.port()
-    assert failed.value.code == 3
-    assert f"the relay did not start: 0.0.0.0:{port} is in use" in str(failed.value)
-    assert "\n" not in str(failed.value)
-
-
-def test_hosts_relay_gets_the_password_file_whatever_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "-pw"
-    path.write_text("secret\n")
-    path.chmod(0o644)
-    with (
-        Hosting(tmp_path, 0, "--password-file=-pw") as relay,
-        pytest.raises(chat_client._Exit) as failed,
-    ):
-        relay.port()
-    assert failed.value.code == 2
-    assert "the relay did not start: password file -pw: others may use it" in str(failed.value)
-
-
-def test_hosts_relay_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_client, "_RELAY_STOP_S", 0.05)
-    with Hosting(tmp_path) as relay:
-        relay.port()
-        relay._process.send_signal(signal.SIGSTOP)
-    assert relay._process.returncode == -signal.SIGKILL
-
-
-def test_hosts_relay_that_cannot_be_started_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: object, **__: object) -> None:
-        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(subprocess, "Popen", fails)
-    person = Person()
-    assert chats(monkeypatch, person, tmp_path, "--host", "0") == 1
-    assert person.errors[0].startswith("the relay cannot be started: ")
-
-
-def test_two_hosts_of_one_home_have_a_log_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logs: list[str] = []
-
-    def second() -> str:
-        person.sees("Connected!")
-        first_log = tmp_path / "profiles" / "default" / "relay.log"
-        before = first_log.read_bytes()
-        other = Person("exit")
-        with monkeypatch.context() as patch:
-            patch.setattr(chat_client, "open_terminal", lambda **_: other)
-            patch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)
-            # As another process would; the keys of this one are the same.
-            assert start_client(settings(tmp_path, "--host", "0", "--name", "bob")) == 0
-        assert first_log.read_bytes().startswith(before)
-        assert before
-        logs.extend(sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("relay.log")))
-        return "exit"
-
-    person = Person(second)
-    assert chats(monkeypatch, person, tmp_path, "--host", "0", "--name", "ann") == 0
-    assert logs == ["profiles/default-2/relay.log", "profiles/default/relay.log"]
-
-
 # --------------------------------------------------------------------------- main
 
 
@@ -940,3 +826,43 @@ def test_mine_and_send_message_and_receive_messages_hand_on_to_engine_and_link()
     ran = threading.Event()
     chat_client.receive_messages(cast(Any, SimpleNamespace(run=ran.set)))
     assert ran.is_set()
+
+
+# --------------------------------------------------------------------------- --host
+
+
+def test_hosts_relay_that_cannot_be_started_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fails)
+    person = Person()
+    assert chats(monkeypatch, person, tmp_path, "--host", "0") == 1
+    assert person.errors[0].startswith("the relay cannot be started: ")
+
+
+def test_two_hosts_of_one_home_have_a_log_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs: list[str] = []
+
+    def second() -> str:
+        person.sees("Connected!")
+        first_log = tmp_path / "profiles" / "default" / "relay.log"
+        before = first_log.read_bytes()
+        other = Person("exit")
+        with monkeypatch.context() as patch:
+            patch.setattr(chat_client, "open_terminal", lambda **_: other)
+            patch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)
+            # As another process would; the keys of this one are the same.
+            assert start_client(settings(tmp_path, "--host", "0", "--name", "bob")) == 0
+        assert first_log.read_bytes().startswith(before)
+        assert before
+        logs.extend(sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("relay.log")))
+        return "exit"
+
+    person = Person(second)
+    assert chats(monkeypatch, person, tmp_path, "--host", "0", "--name", "ann") == 0
+    assert logs == ["profiles/default-2/relay.log", "profiles/default/relay.log"]

@@ -50,6 +50,7 @@ from chat_engine import MAX_OUT_BYTES, MAX_WAITING_LINES, Engine, now
 from chat_link import Inbox, Lost, Received
 from chat_profile import ProfileError
 from chat_terminal import Kind, Line
+from chat_typed import TypedLines
 from chat_wire import Broadcast, Frame
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
@@ -182,16 +183,21 @@ class Running:
         )
         self.profile = cast(Any, profile)
         self.renewed: tuple[Script, Any] = Script(), "no relay there"
-        terminal: Any = SimpleNamespace(
-            show=self._show, end_input=lambda: self.journal.append("end input")
+        self.terminal: Any = SimpleNamespace(
+            show=self._show,
+            end_input=lambda: self.journal.append("end input"),
+            interactive=False,
+            bell="mention",
         )
         self.engine = Engine(
             self.profile,
             cast(Any, self.session),
-            terminal,
+            cast(Any, self.terminal),
             self.inbox,
             balance,
             lambda: cast(Any, self.renewed),
+            lambda: [Line(Kind.NOTICE, "join like this")],
+            TypedLines({}),
         )
         self.engine.attach(cast(Any, self.link))
         self.thread = threading.Thread(target=self.engine.run, daemon=True)

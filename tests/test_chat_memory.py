@@ -87,6 +87,11 @@ class Story:
         said, at_ms = entry(number, seq, tag, text), self.now_ms
         self.tell(lambda teller: teller.read_received(said, at_ms))
 
+    def pin(self, number: int, nick: str) -> None:
+        """That session's person is met under a nick."""
+        event = Event(EventKind.PIN, bytes((number,)) * 32 + nick.encode())
+        self.tell(lambda teller: teller.read_event(event))
+
     def ignore(self, number: int, kind: EventKind) -> None:
         event = Event(kind, bytes((number,)) * 32)
         self.tell(lambda teller: teller.read_event(event))
@@ -98,12 +103,20 @@ class Story:
         return told
 
 
+DECISIONS = (
+    EventKind.IGNORE,
+    EventKind.UNIGNORE,
+    EventKind.VERIFIED,
+    EventKind.UNVERIFIED,
+)
+
+
 @st.composite
 def stories(draw: st.DrawFn) -> Story:
     story = Story()
     for _ in range(draw(st.integers(0, 14))):
         number = draw(st.integers(0, SESSIONS - 1))
-        match draw(st.sampled_from(("say", "say", "say", "say", "wait", "meet", "ignore"))):
+        match draw(st.sampled_from(("say", "say", "say", "say", "wait", "meet", "ignore", "pin"))):
             case "say":
                 step = draw(st.sampled_from((1, 1, 1, 2, 4, -1, -2)))
                 text = draw(st.sampled_from((b"hello", b"a" * 16)))
@@ -112,9 +125,10 @@ def stories(draw: st.DrawFn) -> Story:
                 story.wait(draw(st.sampled_from((1, 20, 29, 31))))
             case "meet":
                 story.meet(number)
+            case "pin":
+                story.pin(number, draw(st.sampled_from(("bob", "zoë", "b" * 32))))
             case _:
-                kind = draw(st.sampled_from((EventKind.IGNORE, EventKind.UNIGNORE)))
-                story.ignore(number, kind)
+                story.ignore(number, draw(st.sampled_from(DECISIONS)))
     return story
 
 
@@ -129,7 +143,7 @@ def taken_over(memory: Memory, now_ms: int) -> tuple[object, ...]:
     feeds = memory.feeds_of(set(TAGS), now_ms - FEED_LIFE_MS)
     known = {session_id: memory.recorded.get(session_id) for _, session_id in feeds}
     outdated = [key for key, feed in memory.feeds.items() if feed.noted_first_seq]
-    return memory.ignored, feeds, known, sorted(outdated)
+    return memory.ignored, memory.pins, feeds, known, sorted(outdated)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -275,6 +289,8 @@ def test_of_the_people_met_a_next_chain_is_given_those_seen_last_and_no_damaged_
 def good() -> bytes:
     story = Story()
     story.ignore(1, EventKind.IGNORE)
+    story.ignore(0, EventKind.VERIFIED)
+    story.pin(0, "bob")
     story.say(0, 0, 3, b"a" * 16)
     story.say(0, 1, 1, b"hello")
     return story.past().serialize()

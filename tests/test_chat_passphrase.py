@@ -168,7 +168,7 @@ def test_three_that_differ_are_enough(answers: list[str]) -> None:
 @pytest.mark.parametrize("typed", [[""], []], ids=["Enter", "Ctrl-D"])
 def test_an_empty_passphrase_is_never_set(answers: list[str], typed: list[str]) -> None:
     answers += typed
-    with pytest.raises(PassphraseError, match="no passphrase was typed"):
+    with pytest.raises(PassphraseError, match="was typed"):
         ask_new(None)
 
 

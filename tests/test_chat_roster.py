@@ -10,6 +10,7 @@ import pytest
 
 import chat_roster
 from chat_messages import MAX_AUDIENCE, Bundle, roster_digest
+from chat_pins import Pins
 from chat_roster import MAX_LIVE, Person, Roster
 from crypto_utils import IdentityPublic, SigningKey, VerifyKey
 
@@ -37,7 +38,7 @@ def bundle(nick: str, fingerprint: bytes, session: int = 0, sek_number: int = 1)
 
 
 def roster(*members: Bundle, known: dict[bytes, Person] | None = None) -> Roster:
-    made = Roster(bundle("us", OUR, session=1), known or {}, MS)
+    made = Roster(bundle("us", OUR, session=1), known or {}, MS, Pins())
     for member in members:
         made.add(member, S, MS)
     return made

@@ -166,6 +166,7 @@ READ: dict[str, Callable[[bytes], bytes]] = {
     "chat entry": read_entry,
     "bundle event": lambda data: Event.parse(data).serialize(),
     "ignore event": lambda data: Event.parse(data).serialize(),
+    "pin event": lambda data: Event.parse(data).serialize(),
 }
 
 
