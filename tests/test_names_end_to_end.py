@@ -109,7 +109,7 @@ def test_second_bob_is_an_alarm_if_the_first_is_verified(relay: Relay, tmp_path:
 
 @pytest.mark.parametrize(
     ("nick", "like"),
-    [("b0b", r"bob#\w{4}"), ("аlice", "your own name")],  # noqa: RUF001
+    [("b0b", r"bob#\w{4}"), ("аlice", "your own name")],
 )
 def test_look_alike_is_an_alarm(relay: Relay, tmp_path: Path, nick: str, like: str) -> None:
     met(relay, tmp_path / "a", tmp_path / "b")
