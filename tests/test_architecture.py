@@ -43,6 +43,7 @@ FLOORS = {
     "chat_people": 3,
     "chat_session": 3,
     "chat_history": 3,
+    "chat_json": 3,
     "chat_link": 3,
     "chat_settings": 3,
     "chat_profile": 3,
