@@ -32,6 +32,7 @@ from blockchain import StoreError
 from chat_commands import Command, Say, Typed
 from chat_engine import Engine, now
 from chat_hosting import HostedRelay, NotHosted
+from chat_json import BadRequest, open_json_terminal
 from chat_link import CannotConnect, Inbox, Link, connect, wants_password
 from chat_memory import Memory
 from chat_messages import MAX_NICK_CHARACTERS, check_nick
@@ -156,12 +157,15 @@ def receive_messages(link: Link) -> None:
 
 def start_client(settings: Settings) -> int:
     """Runs the chat from its first question to its end, and returns the exit code."""
-    terminal = open_terminal(
-        plain=settings.plain or settings.send is not None,
-        quiet=settings.quiet,
-        time_format=settings.time_format,
-        bell=settings.bell,
-    )
+    if settings.json:
+        terminal: Terminal = open_json_terminal()
+    else:
+        terminal = open_terminal(
+            plain=settings.plain or settings.send is not None,
+            quiet=settings.quiet,
+            time_format=settings.time_format,
+            bell=settings.bell,
+        )
     with _Signals() as signals:
         try:
             return _run(settings, terminal, signals)
@@ -334,7 +338,8 @@ class _Prompt:
             try:
                 line = self._terminal.read_line("> ", draft)
             except BadInput as exc:
-                self._terminal.show(Line(Kind.ERROR, str(exc)))
+                error = exc.line if isinstance(exc, BadRequest) else Line(Kind.ERROR, str(exc))
+                self._terminal.show(error)
                 self.unreadable += 1
                 draft = exc.text if self._terminal.interactive else ""
                 continue

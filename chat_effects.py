@@ -77,6 +77,7 @@ class Credit:
     """A message of ours is on the chain: one coin, and the line that says so."""
 
     to: str = ""  # the name of who alone it is for; "": the room
+    request: str = ""  # the id that a program gave it
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Query:
 
     name: str
     argument: str
+    request: str = ""  # the id that a program gave it
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from chat_effects import (
     Witnessed,
     number,
 )
+from chat_json import answering, request_id
 from chat_link import Inbox, Link, Lost, Received, fault
 from chat_profile import Profile, ProfileError
 from chat_session import Session
@@ -88,6 +89,17 @@ class _LeaveWithin:
 Invite = Callable[[], list[Line]]
 # A new session on the profile's new chain, and a new connection for it, or why there is none.
 Renew = Callable[[], tuple[Session, Link | str]]
+
+
+def _requested(effect: Effect, request: str) -> Effect:
+    """The effect as part of what answers the request of that id."""
+    match effect:
+        case Show(line):
+            return Show(answering(line, request))
+        case Credit() | Query():
+            return replace(effect, request=request)
+        case _:
+            return effect
 
 
 class Engine:
@@ -263,6 +275,8 @@ class Engine:
                     submitted.refused = answer.text
             if self._terminal.interactive and isinstance(submitted.typed, str):
                 effects += map(Remember, self._typed_lines.add(submitted.typed))
+            if request := request_id(submitted.typed):
+                answers = [_requested(answer, request) for answer in answers]
             effects += answers
             self.has_quit = self._session.leaving
         self._perform(effects)
@@ -292,11 +306,11 @@ class Engine:
                     self._link.send(frame)
             case Show(line):
                 self._terminal.show(line)
-            case Credit(to):
+            case Credit(to, request):
                 balance = self._wallet.mine(1)
                 text = f"Mined 1 coin. New balance: {balance}"
                 fields: dict[str, Field] = {"balance": balance, "private": bool(to), "to": to}
-                self._terminal.show(Line(Kind.DIALOGUE, text, event="sent", fields=fields))
+                self._answer_line(Line(Kind.DIALOGUE, text, event="sent", fields=fields), request)
             case Named(nick):
                 self._profile.remember_nick(nick)
             case MakeSessionKey():
@@ -307,8 +321,8 @@ class Engine:
             case Ready():
                 self.ready.set()
                 self._is_rejoining = False
-            case Query(name, argument):
-                self._answer(name, argument)
+            case Query():
+                self._answer(effect)
             case Witnessed():
                 self._compare(effect)
             case Leave(exit_code):
@@ -402,14 +416,18 @@ class Engine:
 
     # ----------------------------------------------------------------- questions about the chain
 
-    def _answer(self, name: str, argument: str) -> None:
+    def _answer(self, query: Query) -> None:
         try:
-            for line in self._answered(name, argument):
-                self._terminal.show(line)
+            lines = self._answered(query.name, query.argument)
         except Unanswered as exc:
-            self._show(Kind.ERROR, str(exc))
+            lines = [Line(Kind.ERROR, str(exc))]
         except StoreUnreadable as exc:
-            self._show(Kind.ERROR, f"{exc}; /chain says whether your chain is whole")
+            lines = [Line(Kind.ERROR, f"{exc}; /chain says whether your chain is whole")]
+        for line in lines:
+            self._answer_line(line, query.request)
+
+    def _answer_line(self, line: Line, request: str) -> None:
+        self._terminal.show(answering(line, request) if request else line)
 
     def _answered(self, name: str, argument: str) -> list[Line]:
         chain = self._chain
