@@ -91,15 +91,21 @@ Invite = Callable[[], list[Line]]
 Renew = Callable[[], tuple[Session, Link | str]]
 
 
-def _requested(effect: Effect, request: str) -> Effect:
-    """The effect as part of what answers the request of that id."""
+def _answer_to(typed: str | Typed, effect: Effect) -> Effect:
+    """The effect as part of what answers a typed line, or a program's request."""
+    request = request_id(typed)
     match effect:
         case Show(line):
-            return Show(answering(line, request))
-        case Credit() | Query():
+            return Show(_as_answer(line, request))
+        case Credit() | Query() if request:
             return replace(effect, request=request)
         case _:
             return effect
+
+
+def _as_answer(line: Line, request: str) -> Line:
+    line = replace(line, is_answer=True)
+    return answering(line, request) if request else line
 
 
 class Engine:
@@ -275,9 +281,7 @@ class Engine:
                     submitted.refused = answer.text
             if self._terminal.interactive and isinstance(submitted.typed, str):
                 effects += map(Remember, self._typed_lines.add(submitted.typed))
-            if request := request_id(submitted.typed):
-                answers = [_requested(answer, request) for answer in answers]
-            effects += answers
+            effects += (_answer_to(submitted.typed, answer) for answer in answers)
             self.has_quit = self._session.leaving
         self._perform(effects)
         return taken
@@ -310,7 +314,8 @@ class Engine:
                 balance = self._wallet.mine(1)
                 text = f"Mined 1 coin. New balance: {balance}"
                 fields: dict[str, Field] = {"balance": balance, "private": bool(to), "to": to}
-                self._answer_line(Line(Kind.DIALOGUE, text, event="sent", fields=fields), request)
+                line = Line(Kind.DIALOGUE, text, event="sent", fields=fields)
+                self._terminal.show(answering(line, request) if request else line)
             case Named(nick):
                 self._profile.remember_nick(nick)
             case MakeSessionKey():
@@ -424,10 +429,7 @@ class Engine:
         except StoreUnreadable as exc:
             lines = [Line(Kind.ERROR, f"{exc}; /chain says whether your chain is whole")]
         for line in lines:
-            self._answer_line(line, query.request)
-
-    def _answer_line(self, line: Line, request: str) -> None:
-        self._terminal.show(answering(line, request) if request else line)
+            self._terminal.show(_as_answer(line, query.request))
 
     def _answered(self, name: str, argument: str) -> list[Line]:
         chain = self._chain

@@ -168,7 +168,7 @@ class Terminal:
         until it has caught up, and then says how many; anything else makes the caller wait.  Alerts
         and errors have twice that room, so that a flood of messages does not hide them.
         """
-        if self._quiet and line.kind in (Kind.NOTICE, Kind.DIALOGUE):
+        if self._quiet and line.kind in (Kind.NOTICE, Kind.DIALOGUE) and not line.is_answer:
             return
         urgent = line.kind in (Kind.ALERT, Kind.ERROR)
         with self._changed:

@@ -116,6 +116,7 @@ class Line:
     author: of a message, with its tag: `bob#7f3a` or `bob#7f3a (private)`.
     sent_ms: of a message, milliseconds since 1970 UTC.
     event, fields: what a program is told beside the text (docs/JSON.md); people never see them.
+    is_answer: to what was typed, so that a quiet terminal shows it too.
     mention: a message that names us or is for us alone, so that the bell rings.
     """
 
@@ -126,6 +127,7 @@ class Line:
     event: str = ""
     fields: Mapping[str, Field] = field(default_factory=lambda: _NO_FIELDS, hash=False)
     mention: bool = False
+    is_answer: bool = False
 
     def render(self, time_format: str = "off") -> str:
         """The escaped line, without a newline at its end.

@@ -189,3 +189,14 @@ def test_bell_rings_for_a_mention_and_what_else_is_wanted(relay: Relay, tmp_path
         ann.types("exit\r")
         assert ann.exit_code() == 0
         assert ann.raw.count(b"\a") == 1
+
+
+def test_quiet_terminal_answers_what_is_asked(relay: Relay, tmp_path: Path) -> None:
+    with Terminal(tmp_path, *at(relay), "--name", "ann", "--quiet") as ann:
+        ann.types("/who\r")
+        ann.shows(r"^-- ann#\w+ \(you\)")
+        ann.types("/wallet\r")
+        ann.shows("^-- 0 coins")
+        ann.types("exit\r")
+        assert ann.exit_code() == 0
+        assert not any("Connected" in line or "in the room" in line for line in ann.lines())
