@@ -24,4 +24,4 @@ with suppress(KeyboardInterrupt), subprocess.Popen(command, **pipes) as chat:  #
             print(json.dumps(answer), file=chat.stdin, flush=True)
         elif event["kind"] in ("alert", "error"):
             print(event["text"], file=sys.stderr)
-sys.exit(chat.returncode)
+sys.exit(chat.wait())

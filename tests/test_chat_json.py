@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from json_document import DOCUMENT, FIXED, TO_THE_PROGRAM, check, examples, named, table
 
 from chat_commands import Command, Say
 from chat_json import (
@@ -34,7 +35,6 @@ from chat_json import (
 from chat_terminal import MAX_LINE_BYTES, Field, Kind, Line, Streams
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT = (ROOT / "docs" / "JSON.md").read_text("utf-8")
 DEADLINE_S = 20.0  # for things that take milliseconds: reached only when they never happen
 
 # --------------------------------------------------------------------------------------------------
@@ -341,28 +341,6 @@ def test_ctrl_c_leaves_and_standard_error_stays_empty_whatever_the_locale(locale
 # docs/JSON.md
 
 
-FIXED = ("v", "type", "kind", "text", "id")
-
-
-def section(title: str) -> str:
-    return DOCUMENT.split(f"\n## {title}\n")[1].split("\n## ")[0]
-
-
-def table(title: str) -> dict[str, list[str]]:
-    """The rows of the tables below a title, by the name in the first cell: the cells between it
-    and the last, which is prose."""
-    rows = [row.split("|")[1:-2] for row in section(title).splitlines() if row.startswith("| `")]
-    return {row[0].strip().strip("`"): row[1:] for row in rows}
-
-
-def named(cell: str) -> list[str]:
-    return re.findall("`([a-z_]+)`", cell)
-
-
-def examples(title: str) -> list[str]:
-    return "".join(re.findall("```json\n(.*?)```", section(title), re.DOTALL)).splitlines()
-
-
 def events_in(module: Path) -> set[str]:
     """Every name that the code gives to an event."""
     values: list[ast.expr] = []
@@ -384,20 +362,18 @@ def events_in(module: Path) -> set[str]:
 def test_the_document_names_every_event_of_the_code_and_no_other() -> None:
     events = {event for path in ROOT.glob("chat_*.py") for event in events_in(path) if event}
     kinds = {kind.value for kind in Kind}
-    assert set(table("To the program")) - {*FIXED, *kinds, "history"} == events
+    assert set(table(TO_THE_PROGRAM)) - {*FIXED, *kinds, "history"} == events
 
 
 def test_the_document_has_an_example_of_every_type_with_the_keys_of_its_row() -> None:
-    rows = {name: row for name, row in table("To the program").items() if name not in FIXED}
-    shown = [json.loads(row) for row in examples("To the program")]
+    rows = {name: row for name, row in table(TO_THE_PROGRAM).items() if name not in FIXED}
+    shown = [json.loads(row) for row in examples(TO_THE_PROGRAM).splitlines()]
     assert [told["type"] for told in shown] == list(rows)
     for told in shown:
-        kinds, keys = rows[told["type"]]
-        assert told["kind"] in kinds.split()
-        assert [key for key in told if key not in FIXED] == named(keys)
+        check(told)
 
 
-@pytest.mark.parametrize("row", examples("To the program"))
+@pytest.mark.parametrize("row", examples(TO_THE_PROGRAM).splitlines())
 def test_every_example_is_what_the_code_makes_of_such_a_line(row: str) -> None:
     told = json.loads(row)
     fields = {key: told[key] for key in told if key not in FIXED[:4]}
@@ -409,7 +385,7 @@ def test_every_example_is_what_the_code_makes_of_such_a_line(row: str) -> None:
 
 def test_every_example_of_a_request_is_one_and_all_types_are_there() -> None:
     rows = table("From the program")
-    asked = [json.loads(row) for row in examples("From the program")]
+    asked = [json.loads(row) for row in examples("From the program").splitlines()]
     assert [request["type"] for request in asked] == list(rows)
     for request in asked:
         read_request(json.dumps(request))
