@@ -21,7 +21,7 @@ from typing import NamedTuple
 from chat_blocks import Head, SideRow
 from chat_effects import Effects, Moment, Remember, Transmit, Witnessed, alert
 from chat_feeds import OurFeed, TheirFeed
-from chat_messages import Ack, Bundle, EntryKind, FeedReport, Message, SignedEntry, Witness
+from chat_messages import Ack, Bundle, Entry, EntryKind, FeedReport, Message, SignedEntry, Witness
 from chat_roster import Roster
 from chat_wire import Broadcast, Direct
 from chat_witness import ACKS_TABLE, Heads, OurWitnesses, Taken, evidence, verify_ack_head
@@ -58,9 +58,11 @@ class Conversation:
     ours: OurFeed
     peer: bytes | None  # the other's fingerprint; None: the room
     seen: bytes = bytes(32)  # entry_id of the last entry of somebody else that was shown
-    pending: list[SignedEntry] = field(default_factory=list)  # written with no connection
+    # Written with nobody to send to, each with the fingerprints that it was written for.
+    pending: list[tuple[SignedEntry, frozenset[bytes]]] = field(default_factory=list)
     _unechoed: dict[tuple[int, int], _Sent] = field(default_factory=dict)  # by (epoch, n)
-    _unacked: list[int] = field(default_factory=list)  # in a pair: seqs of our chat entries
+    # In a pair, by seq: our entries that are not confirmed, as they were sent last; empty: not yet.
+    _unacked: dict[int, _Sent] = field(default_factory=dict)
     _ack_number: int = 0
     _is_ack_due: bool = False
     _next_ack_s: float = 0.0
@@ -85,11 +87,22 @@ class Conversation:
     def wrote(self, signed: SignedEntry) -> None:
         """A chat entry of ours, on our chain."""
         if self.peer is not None:
-            self._unacked.append(signed.entry.seq)
+            self._unacked[signed.entry.seq] = _Sent(b"", True)
 
-    def sent(self, message: Message, frame: bytes, kind: int) -> None:
-        """It went to the room; the relay's copy of it is awaited."""
-        self._unechoed[message.epoch, message.n] = _Sent(frame, kind == EntryKind.CHAT)
+    def sent(self, message: Message, frame: bytes, entry: Entry) -> None:
+        """It went out: to the room, and the relay's copy of it is awaited; or to one person, and
+        the ack is."""
+        is_chat = entry.kind == EntryKind.CHAT
+        if self.peer is None:
+            self._unechoed[message.epoch, message.n] = _Sent(frame, is_chat)
+        else:
+            self._unacked[entry.seq] = _Sent(message.serialize(), is_chat)
+
+    def again(self, roster: Roster) -> list[Transmit]:
+        """What went out and may have been lost with the connection, as the same bytes."""
+        frames = [Transmit(sent.frame) for sent in self._unechoed.values()]
+        payloads = [sent.frame for _, sent in sorted(self._unacked.items()) if sent.frame]
+        return frames + [frame for data in payloads for frame in self.transmit(data, roster)]
 
     def take_echo(self, message: Message, frame: bytes) -> None:
         """The relay's copy: our receipt that it went out, and unaltered.  Raises Dropped."""
@@ -101,14 +114,16 @@ class Conversation:
     def take_report(self, acker: bytes, report: FeedReport) -> bool:
         """What a session says that it has of our feed; whether it names an entry that we wrote."""
         is_ours = self.ours.take_report(acker, report)
-        self._unacked = [seq for seq in self._unacked if not self.ours.confirmed(acker, seq)]
+        done = [seq for seq in self._unacked if self.ours.confirmed(acker, seq)]
+        for seq in done:
+            del self._unacked[seq]
         return is_ours
 
     def unsent(self) -> int:
         """Our messages that never left: not echoed by the relay, or in a pair not confirmed."""
         if self.peer is not None:
-            return len(self._unacked)
-        waiting = sum(s.entry.kind == EntryKind.CHAT for s in self.pending)
+            return sum(sent.is_chat for sent in self._unacked.values())
+        waiting = sum(signed.entry.kind == EntryKind.CHAT for signed, _ in self.pending)
         return waiting + sum(sent.is_chat for sent in self._unechoed.values())
 
     # ----------------------------------------------------------------- the acks that we owe

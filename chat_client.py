@@ -248,22 +248,30 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
                 linger_s=settings.linger_s,
             )
 
-        def renew() -> tuple[Session, Link | str]:
-            session = begin(EncryptionManager(), profile.recall(room.secret))
-            try:
-                return session, _linked(connect(*address), inbox, stack)
-            except CannotConnect as exc:
-                return session, str(exc)
+        def renew() -> Session:
+            return begin(EncryptionManager(), profile.recall(room.secret))
 
-        session = begin(sek.result(), memory)
+        def join(sock: socket.socket) -> Link:
+            return _linked(sock, inbox, stack)
 
         def invite() -> list[Line]:
             return room.invite_lines(*address, terminal.columns)
 
         typed = TypedLines(profile.chain.side(TYPED_TABLE))
         terminal.remember(typed.lines())
-        engine = Engine(profile, session, terminal, inbox, balance, renew, invite, typed)
-        engine.attach(_linked(sock, inbox, stack))
+        engine = Engine(
+            profile,
+            begin(sek.result(), memory),
+            terminal,
+            inbox,
+            balance,
+            renew,
+            partial(connect, *address),
+            join,
+            invite,
+            typed,
+        )
+        engine.attach(join(sock))
         return _chat(settings, terminal, engine, signals)
 
 

@@ -6,7 +6,8 @@ transaction, then what is sent and shown; checking the chain meanwhile, and what
 finding.  What it does not know: the protocol, the screen's kind, flags, the relay's address, what
 the answers about the chain are (`chat_answers`).
 
-    engine = Engine(profile, session, terminal, inbox, balance, renew)
+    engine = Engine(profile, session, terminal, inbox, balance, renew, dial, join, invite, typed)
+    engine.attach(link)
     threading.Thread(target=engine.run).start()
     refused = engine.submit("hello", wait=True)
 """
@@ -14,6 +15,7 @@ the answers about the chain are (`chat_answers`).
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -42,8 +44,9 @@ from chat_effects import (
     number,
 )
 from chat_json import answering, request_id
-from chat_link import Inbox, Link, Lost, Received, fault
+from chat_link import CannotConnect, Inbox, Link, Lost, Received, fault
 from chat_profile import Profile, ProfileError
+from chat_retry import Retry
 from chat_session import Session
 from chat_terminal import BELLS, Field, Kind, Line, Terminal
 from chat_typed import TypedLines
@@ -62,6 +65,7 @@ _SLICE_BLOCKS = 2000
 # /chain checks a chain of up to so many blocks at once, in about a second.
 _CHECKED_AT_ONCE = 50_000
 _CHECKPOINT_BLOCKS = 10_000  # appended since the last one: a crash makes the next start read these
+_SLEPT_S = 10.0  # a shorter nap breaks no connection, and somebody may set the clock a little
 _LOOK_S = 0.1  # how soon somebody who waits for the engine notices that it has ended
 
 
@@ -87,8 +91,19 @@ class _LeaveWithin:
 
 # How others come into this room.
 Invite = Callable[[], list[Line]]
-# A new session on the profile's new chain, and a new connection for it, or why there is none.
-Renew = Callable[[], tuple[Session, Link | str]]
+# A new session on the profile's new chain.
+Renew = Callable[[], Session]
+# A connection to the relay, made on a thread of its own; and what makes a link of it.
+Dial = Callable[[], socket.socket]
+Join = Callable[[socket.socket], Link]
+
+
+@dataclass(frozen=True)
+class _Dialled:
+    """One more try is over: a connection, or why there is none."""
+
+    sock: socket.socket | None
+    why: str = ""
 
 
 def _answer_to(typed: str | Typed, effect: Effect) -> Effect:
@@ -119,6 +134,8 @@ class Engine:
         inbox: Inbox,
         balance: int,
         renew: Renew,
+        dial: Dial,
+        join: Join,
         invite: Invite,
         typed_lines: TypedLines,
     ) -> None:
@@ -135,12 +152,18 @@ class Engine:
         self._terminal = terminal
         self._inbox = inbox
         self._renew = renew
+        self._dial = dial
+        self._join = join
+        self._retry = Retry()
+        self._dialler: threading.Thread | None = None
+        self._asleep_s = time.time() - time.monotonic()  # a sum that grows while nothing runs
         self._invite = invite
         self._typed_lines = typed_lines
         self._names: list[str] = []  # of who is here, for completing
         self._status = ""
         self._link: Link | None = None
         self._is_rejoining = False  # typed lines wait until the room has us again
+        self._gave_up = False  # another connection would be of no use
         self._code_so_far = 0  # of sessions that ended before this one
         # Of the whole chain; None: it is checked on.  What a start looked at is checked already.
         self._verdict = profile.verdict if profile.checked_from == 0 else None
@@ -217,8 +240,10 @@ class Engine:
             if self._link is not None:
                 self._link.close()
             self._terminal.end_input()
-            if self._key_maker is not None:
-                self._key_maker.join()
+            for thread in (self._key_maker, self._dialler):
+                if thread is not None:
+                    thread.join()
+            self._drop_dialled()
 
     def _fail(self, text: str, exit_code: int = 1) -> None:
         self.exit_code = exit_code
@@ -236,14 +261,15 @@ class Engine:
                     for frame in frames:
                         effects += self._session.receive(frame, now())
                 case Lost(why):
-                    self._link = None
-                    effects += self._session.disconnected(why, now())
-                    effects.append(Close(3))
+                    effects += self._lost(why)
+                case _Dialled():
+                    effects += self._dialled(item)
                 case EncryptionManager():
                     effects += self._session.session_key_made(item, now())
                 case _LeaveWithin(seconds):
                     effects += self._session.leave(now(), seconds)
         self._perform(effects)
+        self._dial_if_due()
         done = [] if self.over.is_set() else self._take_lines()
         if not self.over.is_set():
             self._perform(self._session.tick(now(), self._chain.head()))
@@ -258,6 +284,55 @@ class Engine:
         for submitted in done:
             if submitted.done:
                 submitted.done.set()
+
+    # ----------------------------------------------------------------- the connection
+
+    def _lost(self, why: str) -> list[Effect]:
+        self._link = None
+        members = len(self._session.names())
+        effects = self._session.disconnected(why, now())
+        if not self.ready.is_set():
+            return [*effects, Close(3)]
+        if self._gave_up:
+            return effects
+        self._retry.lost(now().s, members)
+        return effects
+
+    def _dial_if_due(self) -> None:
+        """One try after the other, each on a thread, since it may take seconds."""
+        # The wall's clock went on without ours: the computer slept.  What the relay still believes
+        # of us, or we of it, is over; to find that out would take a minute.
+        asleep_s = time.time() - time.monotonic()
+        if asleep_s - self._asleep_s > _SLEPT_S:
+            self._retry.at_once(now().s)
+            if self._link is not None and self.ready.is_set():
+                self._link.close()
+        self._asleep_s = asleep_s
+        if self._link is None and not self.over.is_set() and self._retry.is_due(now().s):
+            self._dialler = threading.Thread(target=self._try, name="dialler")
+            self._dialler.start()
+
+    def _try(self) -> None:
+        try:
+            self._inbox.put(_Dialled(self._dial()))
+        except CannotConnect as exc:
+            self._inbox.put(_Dialled(None, str(exc)))
+
+    def _dialled(self, dialled: _Dialled) -> list[Effect]:
+        if dialled.sock is None:
+            self._retry.failed(now().s)
+            if not self._is_rejoining:
+                return []
+            self._is_rejoining = False
+            return self._session.disconnected(dialled.why, now())
+        self._link = self._join(dialled.sock)
+        return self._session.connected()
+
+    def _drop_dialled(self) -> None:
+        """A connection that came too late."""
+        for item in self._inbox.take(0.0, 1 << 30):
+            if isinstance(item, _Dialled) and item.sock is not None:
+                item.sock.close()
 
     def _show_state(self) -> None:
         self._names = self._session.names()
@@ -326,6 +401,7 @@ class Engine:
             case Ready():
                 self.ready.set()
                 self._is_rejoining = False
+                self._retry.reset()
             case Query():
                 self._answer(effect)
             case Witnessed():
@@ -333,13 +409,14 @@ class Engine:
             case Leave(exit_code):
                 self.exit_code = exit_code or self._code_so_far
                 self.over.set()
-            case Close(exit_code):
-                self._close(exit_code)
+            case Close(exit_code, is_final):
+                self._close(exit_code, is_final=is_final)
             case Append() | Remember() | Refuse():
                 pass  # done before
 
-    def _close(self, exit_code: int) -> None:
+    def _close(self, exit_code: int, *, is_final: bool) -> None:
         self._is_rejoining = False
+        self._gave_up = self._gave_up or is_final
         if self._link is not None:
             self._link.close()
         if not (self.ready.is_set() or self.over.is_set()):
@@ -397,12 +474,10 @@ class Engine:
             self._code_so_far = 3
             text = f"{number(unsent, 'message')} of yours may not have arrived; kept in {kept}"
             self._show(Kind.ALERT, text)
-        self._session, link = self._renew()
-        if isinstance(link, str):
-            self._perform([*self._session.disconnected(link, now()), Close(3)])
-        else:
-            self._link, self._is_rejoining = link, True
-            self._perform(self._session.connected())
+        self._session = self._renew()
+        self._is_rejoining = True
+        self._retry.lost(now().s, 0)
+        self._retry.at_once(now().s)
 
     def _drain(self) -> None:
         """Ends the connection and drops what came over it; what others put stays."""

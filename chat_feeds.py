@@ -119,13 +119,17 @@ class OurFeed:
         """Whether this session was not given the present epoch."""
         return member.session_id not in self._given
 
-    def share(self, member: Bundle) -> KeyShare:
-        """The present chain key, wrapped for one session of the audience."""
+    def share(self, member: Bundle, next_seq: int = 0) -> KeyShare:
+        """The present chain key, wrapped for one session of the audience.
+
+        Args:
+            next_seq: of the entry that is sent next; 0: it is not written yet.
+        """
         assert self._chain is not None, "a share is made within an epoch"
         first_seq = self._since.get(member.fingerprint, self.seq + 1)
         self._given.add(member.session_id)
         self._given_to.add(member.fingerprint)
-        self._reached.setdefault(member.session_id, self.seq + 1)
+        self._reached.setdefault(member.session_id, next_seq or self.seq + 1)
         return KeyShare.create(
             self._key,
             self._session_id,

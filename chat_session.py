@@ -182,6 +182,8 @@ class Session:
         self._was_ready = False
         self._joined_with = b""  # the bundle that the relay has of us
         self._said_refused = False  # on this connection
+        # Since we were in the room: why we closed, and that the connection is lost.
+        self._said_closed = self._said_kept = False
         self._leaving_by_s: float | None = None
         self.counts: Counter[str] = Counter()  # frames that came to nothing, by reason
 
@@ -232,10 +234,14 @@ class Session:
         self._count_unread(self._trust.cleared())
         self._roster.clear(now.s, now.ms)
         effects = self._acks.keep(now.s, at_once=True)
-        if self.leaving:
+        if self._said_kept or self.leaving:
             return effects
-        kept = "; what you type is kept on your chain, not delivered" if self._was_ready else ""
-        return [*effects, alert(f"connection lost: {why}{kept}", "connection_lost", why=why)]
+        self._said_kept = True
+        kept = "what you type is kept, and delivered when it is back" if self._was_ready else ""
+        if self._said_closed:
+            return [*effects, *([notice(f"connection lost; {kept}")] if kept else [])]
+        text = f"connection lost: {why}{'; ' if kept else ''}{kept}"
+        return [*effects, alert(text, "connection_lost", why=why)]
 
     def receive(self, frame: Frame, now: Moment) -> Effects:
         """A frame from the relay, whose word is never evidence of who somebody is.
@@ -251,9 +257,12 @@ class Session:
         except WireError as exc:
             return self._close(alert(f"the relay broke the protocol: {exc}"), 3)
 
-    def _close(self, why: Show, exit_code: int) -> Effects:
+    def _close(self, why: Show, exit_code: int, *, is_final: bool = False) -> Effects:
+        """Said once, however often it is tried again."""
         self._state = _State.CLOSING
-        return [why, Close(exit_code)]
+        is_known = (self._said_closed or self._said_kept) and not is_final
+        self._said_closed = True
+        return [*([] if is_known else [why]), Close(exit_code, is_final)]
 
     def _receive(self, frame: Frame, now: Moment) -> Effects:
         expected = {
@@ -292,7 +301,7 @@ class Session:
     def _hello(self, hello: Hello) -> Effects:
         if hello.needs_password and not self._password:
             wants = "this relay wants a password: --password-file FILE"
-            return self._close(Show(Line(Kind.ERROR, wants)), 5)
+            return self._close(error(wants), 5, is_final=True)
         proof = bytes(32)
         if hello.needs_password:
             proof = join_proof(
@@ -316,13 +325,16 @@ class Session:
             self._acks.joined(bundle, now.s)
         self._room_conversation.owe_at_once(now.s)
         effects += self._announce()
-        effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
         doubted = self._trust.withheld()
         here = [self._roster.name(f) for f in self._roster.people() if f not in doubted]
-        text = f"you are {self.our_name}; in the room: {', '.join(here) or 'nobody else yet'}"
-        fingerprint = self._our.fingerprint.hex()
-        fields = {"you": self.our_name, "fingerprint": fingerprint, "room": self._room_name}
-        effects.append(notice(text, "ready", **fields, members=here))
+        fields = {"you": self.our_name, "fingerprint": self._our.fingerprint.hex()}
+        text = f"in the room: {', '.join(here) or 'nobody else yet'}"
+        if self._was_ready:
+            text, event = f"connected again; {text}", "connected_again"
+        else:
+            text, event = f"you are {self.our_name}; {text}", "ready"
+            effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
+        effects.append(notice(text, event, **fields, room=self._room_name, members=here))
         if new := sorted(map(self._roster.name, self._new_here)):
             are = "all new to you" if len(new) == len(here) > 1 else f"new to you: {', '.join(new)}"
             effects.append(notice(f"{are}; /verify NAME compares keys", "new", names=new))
@@ -333,15 +345,41 @@ class Session:
                     "a word and will be noticed soon, or a copy of your profile"
                 )
             )
-        if not self._was_ready:
-            self._was_ready = True
-            effects.append(Ready())
+        if self._was_ready:
+            effects += self._resume(now)
+        self._was_ready, self._said_closed, self._said_kept = True, False, False
+        return [*effects, Ready()]
+
+    def _resume(self, now: Moment) -> Effects:
+        """What was on its way when the connection was lost, once more as the same bytes, and then
+        what was written since."""
+        effects: Effects = []
+        for conversation in self._conversations.values():
+            effects += conversation.again(self._roster)
+        for conversation in self._conversations.values():
+            effects += self._send_pending(conversation, now)
         return effects
 
-    def _error(self, error: Error) -> Effects:
-        code = 5 if error.code == ErrorCode.PASSWORD else 3
-        said = f"the relay closed the connection: {error.text}"
-        return self._close(Show(Line(Kind.ERROR, said)), code)
+    def _send_pending(self, conversation: Conversation, now: Moment) -> Effects:
+        """Under the audience that each was written for, less who is ignored or doubted by now."""
+        without = self._people.without()
+        if not (conversation.pending and self.joined and self._is_heard(conversation)):
+            return []
+        if conversation.peer in without:
+            return []
+        effects: Effects = []
+        pending, conversation.pending = conversation.pending, []
+        for signed, audience in pending:
+            readers = audience - without
+            effects += self._give_keys(conversation, readers, signed.entry.seq, now)
+            effects += self._transmit(conversation, signed)
+        return effects
+
+    def _error(self, frame: Error) -> Effects:
+        code = 5 if frame.code == ErrorCode.PASSWORD else 3
+        is_final = frame.code in (ErrorCode.PASSWORD, ErrorCode.VERSION)
+        why = error(f"the relay closed the connection: {frame.text}")
+        return self._close(why, code, is_final=is_final)
 
     # ----------------------------------------------------------------- presence
 
@@ -416,7 +454,8 @@ class Session:
         effects += introduced
         for unread in self._trust.take_unread(bundle.session_id):
             effects += self._payload(unread.payload, unread.frame, now, direct=unread.direct)
-        return effects
+        pair = self._conversations.get(self._pair_tag(bundle.fingerprint))
+        return effects + (self._send_pending(pair, now) if pair else [])
 
     def _decided(self, now: Moment) -> Effects:
         """Of doubted members: who is another of that name, and whose key was changed."""
@@ -763,15 +802,11 @@ class Session:
         if len(data) > MAX_TEXT_BYTES:
             sentence = f"this message has {len(data)} bytes, at most {MAX_TEXT_BYTES} can be sent"
             return [error(f"{sentence}: not sent"), Refuse(line)]
-        effects: Effects = []
+        effects = self._send_pending(conversation, now)
         audience = self._audience(conversation)
         feed = conversation.ours
-        if self.joined:
-            feed.rotate_if_due(audience, now.s)
-            for member in self._reachable(conversation):
-                if feed.lacks_key(member):
-                    share = feed.share(member).serialize()
-                    effects.append(Transmit(Direct(member.session_id, share).serialize()))
+        if self._can_send(conversation):
+            effects += self._give_keys(conversation, audience, feed.seq + 1, now)
         effects += self._record_bundle(self._our)
         if audience != feed.audience:
             control = feed.write_audience(audience, conversation.seen, now.ms)
@@ -781,21 +816,46 @@ class Session:
         effects += self._send(conversation, signed, BlockType.SENT)
         to = self._roster.name(conversation.peer) if conversation.peer else ""
         effects.append(Credit(to))
-        if conversation.peer is not None and not self._reachable(conversation):
-            effects.append(notice(f"{to} is away: kept on your chain, not delivered", "away"))
+        if conversation.peer is not None and not self._reachable(audience):
+            text = f"{to} is away: kept on your chain, delivered when {to} is here while you are"
+            effects.append(notice(text, "away"))
+        return effects
+
+    def _give_keys(
+        self, conversation: Conversation, audience: frozenset[bytes], seq: int, now: Moment
+    ) -> Effects:
+        """The present epoch to all who are here and may read entry `seq`, and lack it."""
+        effects: Effects = []
+        feed = conversation.ours
+        feed.rotate_if_due(audience, now.s)
+        for member in self._reachable(audience):
+            if feed.lacks_key(member):
+                share = feed.share(member, seq).serialize()
+                effects.append(Transmit(Direct(member.session_id, share).serialize()))
         return effects
 
     def _send(self, conversation: Conversation, signed: SignedEntry, block: BlockType) -> Effects:
         effects: Effects = [Append(Draft(block, signed.serialize(), signed.entry.entry_id))]
-        if not self.joined:
-            conversation.pending.append(signed)
-            return effects
+        if self._can_send(conversation):
+            return [*effects, *self._transmit(conversation, signed)]
+        conversation.pending.append((signed, conversation.ours.audience))
+        return effects
+
+    def _transmit(self, conversation: Conversation, signed: SignedEntry) -> Effects:
         message = conversation.ours.seal(signed)
         frames = conversation.transmit(message.serialize(), self._roster)
-        if conversation.peer is None:
-            conversation.sent(message, frames[0].frame, signed.entry.kind)
+        conversation.sent(message, frames[0].frame, signed.entry)
         conversation.owe()  # so that the others learn the head that holds it
-        return [*effects, *frames]
+        return [*frames]
+
+    def _can_send(self, conversation: Conversation) -> bool:
+        """Whether what is said there now goes out now, and behind nothing older."""
+        return self.joined and self._is_heard(conversation) and not conversation.pending
+
+    def _is_heard(self, conversation: Conversation) -> bool:
+        """Whether there is somebody to send to; the room's messages go to the relay always."""
+        peer = conversation.peer
+        return peer is None or bool(self._reachable(self._audience(conversation)))
 
     def _conversation(self, tag: bytes, peer: bytes | None) -> Conversation:
         if tag not in self._conversations:
@@ -814,11 +874,11 @@ class Session:
         without = self._people.without()
         return frozenset(f for f in self._roster.known if f not in without)
 
-    def _reachable(self, conversation: Conversation) -> list[Bundle]:
-        """The live sessions of the audience.  Another session under our own identity is a run that
+    def _reachable(self, audience: frozenset[bytes]) -> list[Bundle]:
+        """The live sessions of an audience.  Another session under our own identity is a run that
         crashed, and its keys are gone with it, or a copy, and an identity has one device."""
-        audience = self._audience(conversation) - {self._our.fingerprint}
-        return [b for b in self._roster.live.values() if b.fingerprint in audience]
+        others = audience - {self._our.fingerprint}
+        return [b for b in self._roster.live.values() if b.fingerprint in others]
 
     def _record_bundle(self, bundle: Bundle) -> Effects:
         """A bundle goes onto the chain before its session's first entry, for deep verification."""
@@ -991,7 +1051,7 @@ class Session:
         if self._leaving_by_s is None:
             return []
         unsent, waiting = self.unsent(), self._unconfirmed_names()
-        if now.s < self._leaving_by_s and self.joined and (unsent or waiting):
+        if now.s < self._leaving_by_s and (unsent or (self.joined and waiting)):
             return []
         effects: Effects = []
         if unsent:

@@ -45,6 +45,7 @@ FLOORS = {
     "chat_history": 3,
     "chat_json": 3,
     "chat_link": 3,
+    "chat_retry": 3,
     "chat_settings": 3,
     "chat_profile": 3,
     "chat_verification": 3,

@@ -24,7 +24,16 @@ from blockchain import Blockchain, BlockType, Draft, Head
 from chat_acks import Conversation, Dropped
 from chat_effects import Remember, Transmit, Witnessed
 from chat_feeds import OurFeed
-from chat_messages import Ack, Bundle, FeedReport, Message, Witness, parse_payload
+from chat_messages import (
+    Ack,
+    Bundle,
+    Entry,
+    EntryKind,
+    FeedReport,
+    Message,
+    Witness,
+    parse_payload,
+)
 from chat_wire import Broadcast, Direct, Frame, Reader
 from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS, Heads, evidence
 from crypto_utils import SigningKey, VerifyKey, pair_tag
@@ -669,7 +678,8 @@ def test_echo_that_nobody_awaits_or_that_differs_is_said_to_be_none() -> None:
     ours = OurFeed(LOBBY.tag, b"s" * 16, SigningKey.generate(), LOBBY.mix)
     conversation = Conversation(ours, None)
     message = Message(b"s" * 16, LOBBY.tag, 1, 0, bytes(284))
-    conversation.sent(message, b"frame", 1)
+    entry = Entry.create(EntryKind.CHAT, LOBBY.tag, b"s" * 16, 1, bytes(32), bytes(32), 0, b"x")
+    conversation.sent(message, b"frame", entry)
     assert conversation.unsent() == 1
     with pytest.raises(Dropped, match="altered echo"):
         conversation.take_echo(message, b"other")

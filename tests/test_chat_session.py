@@ -5,7 +5,7 @@ Sections 3 and 4 of DESIGN.md, as far as there is no sync yet.  `room.tamper` is
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -573,7 +573,7 @@ def test_private_message_to_somebody_away_is_kept_said_and_counted_unsent(
     sent = len(alice.sent)
     answer = alice.asks("/msg bob psst")
     assert "bob" in answer[0]
-    assert "is away: kept on your chain, not delivered" in answer[0]
+    assert "is away: kept on your chain, delivered when bob#" in answer[0]
     assert (alice.texts, alice.coins, alice.session.unsent()) == (["psst"], 1, 1)
     assert alice.sent[sent:] == []
     alice.types("/quit")
@@ -1829,7 +1829,8 @@ def test_first_welcome_is_said_and_makes_the_session_ready_once(
     assert alice.notices[1].endswith("in the room: nobody else yet")
     room.disconnect(bob)
     room.connect(bob)
-    assert sum(isinstance(e, Ready) for e in bob.effects) == 1
+    assert sum(isinstance(e, Ready) for e in bob.effects) == 2
+    assert sum("Connected!" in notice for notice in bob.notices) == 1
 
 
 def test_welcome_comes_in_several_frames(room: SimulatedRoom) -> None:
@@ -1974,9 +1975,8 @@ def test_leaving_without_a_connection_is_at_once(
     alice.types("heard")
     room.passes(5)
     room.disconnect(alice)
-    assert alice.alerts == [
-        "connection lost: the cable was pulled; what you type is kept on your chain, not delivered"
-    ]
+    (alert,) = alice.alerts
+    assert alert.startswith("connection lost: the cable was pulled; what you type is kept, and ")
     alice.types("/quit")
     alice.tick()
     assert alice.exit_code == 0
@@ -1998,9 +1998,107 @@ def test_lines_typed_without_a_connection_are_kept_mined_and_counted_unsent(
     assert alice.asks("/who")[-1] == "-- not connected: who is in the room is not known"
     alice.types("/quit")
     alice.tick()
+    assert alice.exit_code is None  # the connection may come back
+    room.now = Moment(room.now.s + 10, room.now.ms)
+    alice.tick()
     assert alice.exit_code == 3
     assert alice.alerts[-1] == "3 messages not delivered; kept on your chain"
     assert bob.messages == ["alice: heard"]
+
+
+def test_lines_typed_without_a_connection_are_delivered_when_it_is_back_each_once(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("heard")
+    room.passes(5)
+    room.disconnect(alice)
+    alice.types("one")
+    alice.types("/msg bob two")
+    alice.types("three")
+    alice.types("/quit")
+    room.connect(alice)
+    assert sorted(bob.messages) == [
+        "alice (private): two",
+        "alice: heard",
+        "alice: one",
+        "alice: three",
+    ]
+    room.passes(3)
+    assert alice.exit_code == 0
+    assert bob.counts == {}
+
+
+def test_what_was_not_echoed_is_sent_again_as_the_same_bytes(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("first")
+    room.passes(3)
+    room.tamper = lambda sender, _, data: [] if sender is alice and is_message(data) else [data]
+    alice.types("on its way")
+    (lost,) = [frame for frame in alice.sent if is_message(frame)][-1:]
+    room.tamper = None
+    room.disconnect(alice)
+    room.connect(alice)
+    assert [frame for frame in alice.sent if is_message(frame)].count(lost) == 2
+    assert bob.messages == ["alice: first", "alice: on its way"]
+    room.disconnect(alice)
+    room.connect(alice)
+    assert alice.sent.count(lost) == 2
+    assert alice.session.unsent() == 0
+
+
+def test_private_message_that_was_not_confirmed_is_sent_again(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("/msg bob first")
+    room.passes(3)
+    room.tamper = lambda sender, _, data: [] if sender is alice and is_message(data) else [data]
+    alice.types("/msg bob on its way")
+    room.tamper = None
+    room.disconnect(alice)
+    room.connect(alice)
+    assert bob.messages == ["alice (private): first", "alice (private): on its way"]
+
+
+def test_private_message_to_somebody_away_reaches_him_when_he_comes(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.crash(bob)
+    alice.types("/msg bob one")
+    alice.types("/msg bob two")
+    again = room.join("bob", bob.memory)
+    assert again.messages == ["alice (private): one", "alice (private): two"]
+    alice.types("/msg bob three")
+    room.passes(5)
+    assert again.messages[2:] == ["alice (private): three"]
+    assert alice.session.unsent() == 0
+
+
+def test_who_was_ignored_meanwhile_does_not_get_what_was_kept_for_him(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.disconnect(alice)
+    alice.types("to all")
+    alice.types("/msg bob psst")
+    alice.types("/ignore bob")
+    room.connect(alice)
+    assert bob.messages == []
+    alice.types("/ignore bob off")
+    alice.types("/msg bob again")
+    assert bob.messages == ["alice (private): psst", "alice (private): again"]
+
+
+def test_connection_that_does_not_come_back_is_said_once(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    for _ in range(3):
+        room.disconnect(alice)
+        alice.perform(alice.session.connected())
+    assert len(alice.alerts) == 1
+    room.connect(alice)
+    assert alice.notices[-1] == "-- connected again; in the room: nobody else yet"
+    room.disconnect(alice)
+    assert len(alice.alerts) == 2
 
 
 def test_lines_typed_after_the_session_closed_are_kept_too(
@@ -2298,8 +2396,8 @@ def test_relay_that_talks_after_the_end_makes_no_further_line(
     assert alice.counts == {"after the end": 49}
     alice.perform(alice.session.disconnected("closed", room.now))
     alice.hears(nonsense)
-    assert len(alice.alerts) == 2
-    assert "what you type is kept" in alice.alerts[1]
+    assert len(alice.alerts) == 1
+    assert alice.notices[-1].startswith("-- connection lost; what you type is kept")
 
 
 # --------------------------------------------------------------------------- any bytes at all
@@ -2479,6 +2577,8 @@ class HonestRoom(RuleBasedStateMachine):
         self.said: dict[str, int] = dict.fromkeys(NAMES, 0)
         self.blips: Counter[SimulatedMember] = Counter()
         self.count = 0
+        # Said in private to who was away, or ignored since, by those who are still here.
+        self.kept: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def chain(self, name: str) -> list[tuple[Draft, int]]:
         member = self.here.get(name)
@@ -2511,9 +2611,16 @@ class HonestRoom(RuleBasedStateMachine):
         self.here[name] = member
         self.to_see[name] = []
         for other in self.here.keys() - {name}:
+            self.delivers(other, name)
+        for other in self.here.keys() - {name}:
             for one, another in ((name, other), (other, name)):
                 if another not in self.met[one]:
                     self.met[one].append(another)
+
+    def delivers(self, name: str, peer: str) -> None:
+        if peer in self.here and peer not in self.ignored[name]:
+            for text in self.kept.pop((name, peer), []):
+                self.reads(peer, name, text)
 
     @precondition(lambda self: len(self.here) > 1)
     @rule(number=SOMEBODY)
@@ -2523,6 +2630,8 @@ class HonestRoom(RuleBasedStateMachine):
         member = self.here.pop(name)
         self.rows[name] = member.remembered
         self.room.crash(member)
+        for pair in [pair for pair in self.kept if pair[0] == name]:
+            del self.kept[pair]
 
     def text(self) -> str:
         self.count += 1
@@ -2550,8 +2659,8 @@ class HonestRoom(RuleBasedStateMachine):
         self.here[name].types(f"/msg {peer} {text}")
         if peer not in self.ignored[name]:
             self.said[name] += 1
-            if peer in self.here:
-                self.reads(peer, name, text)
+            self.kept[name, peer].append(text)
+            self.delivers(name, peer)
 
     @rule(number=SOMEBODY, other=SOMEBODY)
     def ignores_or_takes_back(self, number: int, other: int) -> None:
@@ -2565,6 +2674,9 @@ class HonestRoom(RuleBasedStateMachine):
         member = self.here[self.member(number)]
         self.room.disconnect(member)
         self.room.connect(member)
+        for other in list(self.here):
+            self.delivers(member.name, other)
+            self.delivers(other, member.name)
         assert member.alerts[-1].startswith("connection lost")
         self.blips[member] += 1
 
@@ -2606,6 +2718,7 @@ class HonestRoom(RuleBasedStateMachine):
         for member in self.here.values():
             assert len(member.alerts) == self.blips[member]
             harmless = {"not for us", "no key came", "before our key"}  # ignored by its author
+            harmless |= {"duplicate"} if self.blips else set()  # sent again after a lost connection
             assert set(member.counts) <= harmless, member.counts
 
     @invariant()
@@ -2689,6 +2802,10 @@ def test_whatever_is_on_its_way_meanwhile_everybody_has_what_was_sent_to_him(
             case "ignore" if member is not None:
                 off = " off" if fingerprint(name) in member.session._people.ignored else ""
                 member.types(f"/ignore {name}{off}")
+            case "msg" if member is None or not member.session._roster.sessions_of(
+                fingerprint(name)
+            ):
+                continue  # kept until he comes
             case "say" | "msg" if member is not None:
                 before, line = member.coins, f"line {count}"
                 member.types(line if what == "say" else f"/msg {name} {line}")
