@@ -962,7 +962,7 @@ def test_connection_that_is_lost_is_tried_again_until_it_is_back(
     monkeypatch.setattr(chat_engine, "Retry", lambda: Retry(lambda: 0.0))
     monkeypatch.setattr(chat_retry, "_FIRST_S", 0.001)
     running = Running()
-    tries = []
+    tries: list[int] = []
 
     def dial() -> Any:
         tries.append(len(tries))
@@ -1002,7 +1002,7 @@ def test_computer_that_slept_connects_anew_at_once(
     running.link.close = lambda: running.inbox.put(Lost("closed"))
     running.session.waits_for_ticks(1)
     clock = time.time
-    monkeypatch.setattr(chat_engine.time, "time", lambda: clock() + 60)
+    monkeypatch.setattr(time, "time", lambda: clock() + 60)
     deadline = time.monotonic() + DEADLINE_S
     while running.session.calls.count("connected") < 2:
         assert time.monotonic() < deadline, running.session.calls
