@@ -295,12 +295,11 @@ class Acks:
             return []
         self._said_rewritten.add(author.session_id)
         name = self._roster.name(author.fingerprint)
-        return [
-            alert(
-                f"{name}'s chain was rewritten: {name} signed two different blocks {head.index}; "
-                f"what you got from {name} stands on your own chain as it was"
-            )
-        ]
+        text = (
+            f"{name}'s chain was rewritten: {name} signed two different blocks {head.index}; what "
+            f"you got from {name} stands on your own chain as it was"
+        )
+        return [alert(text, "rewritten", name=name)]
 
     def take_witness(self, witness: Witness, author: Bundle) -> Effects:
         """A head of ours comes back, from the live session that signed this; whether our chain

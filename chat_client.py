@@ -366,7 +366,8 @@ class _Prompt:
 
 def _say_profile(terminal: Terminal, profile: Profile, settings: Settings) -> None:
     if profile.finding is not None:
-        terminal.show(Line(Kind.ALERT, f"HISTORY TAMPERED: {profile.finding}"))
+        text = f"HISTORY TAMPERED: {profile.finding}"
+        terminal.show(Line(Kind.ALERT, text, event="history_tampered"))
     has_passphrase = profile.keystore.has_passphrase
     if profile.is_new:
         without = "without a passphrase: chat_client.py passphrase sets one"

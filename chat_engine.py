@@ -188,7 +188,7 @@ class Engine:
         Returns:
             the text if it was refused, for the person to mend, or came too late; else "".
         """
-        text = typed if isinstance(typed, str) else ""
+        text = typed if isinstance(typed, str) else repr(typed)
         submitted = _Submitted(typed, threading.Event() if wait else None)
         while True:
             if self.over.is_set():
@@ -357,6 +357,9 @@ class Engine:
             if self._terminal.interactive and isinstance(submitted.typed, str):
                 effects += map(Remember, self._typed_lines.add(submitted.typed))
             effects += (_answer_to(submitted.typed, answer) for answer in answers)
+            if request := request_id(submitted.typed):
+                done = Line(Kind.DIALOGUE, "done", event="done")
+                effects.append(Show(answering(done, request)))
             self.has_quit = self._session.leaving
         self._perform(effects)
         return taken

@@ -14,6 +14,7 @@ Specified in docs/PROTOCOL.md, sections 2 (as a client) and 3.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from enum import Enum, auto
@@ -255,7 +256,8 @@ class Session:
         except Dropped as exc:
             return self._dropped(str(exc))
         except WireError as exc:
-            return self._close(alert(f"the relay broke the protocol: {exc}"), 3)
+            why = alert(f"the relay broke the protocol: {exc}", "protocol_broken")
+            return self._close(why, 3)
 
     def _close(self, why: Show, exit_code: int, *, is_final: bool = False) -> Effects:
         """Said once, however often it is tried again."""
@@ -327,14 +329,18 @@ class Session:
         effects += self._announce()
         doubted = self._trust.withheld()
         here = [self._roster.name(f) for f in self._roster.people() if f not in doubted]
-        fields = {"you": self.our_name, "fingerprint": self._our.fingerprint.hex()}
+        fields: dict[str, Field] = {
+            "you": self.our_name,
+            "fingerprint": self._our.fingerprint.hex(),
+            "room": self._room_name,
+            "members": here,
+        }
         text = f"in the room: {', '.join(here) or 'nobody else yet'}"
         if self._was_ready:
-            text, event = f"connected again; {text}", "connected_again"
+            effects.append(notice(f"connected again; {text}", "connected_again", **fields))
         else:
-            text, event = f"you are {self.our_name}; {text}", "ready"
             effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
-        effects.append(notice(text, event, **fields, room=self._room_name, members=here))
+            effects.append(notice(f"you are {self.our_name}; {text}", "ready", **fields))
         if new := sorted(map(self._roster.name, self._new_here)):
             are = "all new to you" if len(new) == len(here) > 1 else f"new to you: {', '.join(new)}"
             effects.append(notice(f"{are}; /verify NAME compares keys", "new", names=new))
@@ -890,9 +896,10 @@ class Session:
     # ----------------------------------------------------------------- commands
 
     def _msg(self, argument: str, line: str, now: Moment) -> Effects:
-        name, *rest = argument.split(maxsplit=1) or [""]
-        if not rest:
+        found = re.match(r"(\S+)\s(.*\S.*)", argument, re.DOTALL)
+        if found is None:
             return [error("say it like this: /msg NAME TEXT"), Refuse(line)]
+        name, text = found.groups()
         person = self._people.one(name)
         if isinstance(person, Show):
             return [person, Refuse(line)]
@@ -903,7 +910,7 @@ class Session:
             name = self._roster.name(person)
             return [error(f"the key of {name} is not accepted: /accept {name} first"), Refuse(line)]
         conversation = self._conversation(self._pair_tag(person), person)
-        return self._say(conversation, rest[0], line, now)
+        return self._say(conversation, text, line, now)
 
     def _rename(self, nick: str) -> Effects:
         """The room learns a new nick with a new key, so that a lower number is an older bundle."""

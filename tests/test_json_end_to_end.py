@@ -125,10 +125,10 @@ def test_two_programs_talk(relay: Relay, tmp_path: Path) -> None:
         bob.sends(type="command", line="/wallet", id="7")
         assert 'no key "txt"' in bob.gets("error", id="3")["text"]
         assert "nobody called nobody" in bob.gets("error", id="4")["text"]
-        bob.gets("notice", id="7")
-        assert bob.types_of("5") == ["notice"] * 2
-        assert bob.types_of("6") == ["history"] * 6
-        assert bob.types_of("7") == ["notice"]
+        bob.gets("done", id="7")
+        assert bob.types_of("5") == ["notice", "notice", "done"]
+        assert bob.types_of("6") == ["history"] * 6 + ["done"]
+        assert bob.types_of("7") == ["notice", "done"]
         errors = [told["text"] for told in bob.told() if told["type"] == "error"]
         assert [text for text in errors if "is not JSON" in text or "surrogate" in text] == [
             "a line of input is not JSON: Expecting value (column 1)",
