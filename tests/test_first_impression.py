@@ -94,6 +94,20 @@ def test_an_installation_brings_man_pages_and_completions() -> None:
     assert brought == {*PAGES, *COMPLETIONS}
 
 
+# --------------------------------------------------------------------------- nobody sees the server
+
+
+def test_what_the_faq_quotes_is_what_the_programs_say() -> None:
+    said = "".join(path.read_text("utf-8") for path in ROOT.glob("*.py"))
+    said = re.sub(r'"\s+f?"', "", said)  # a text that goes on in the next line
+    faq = (ROOT / "docs" / "FAQ.md").read_text("utf-8")
+    quoted = re.findall(r"^\| `([^`]*)`", faq, re.MULTILINE)
+    assert len(quoted) > 5
+    for words in quoted:
+        for part in words.split("…"):
+            assert part.strip() in said, words
+
+
 # --------------------------------------------------------------------------- the conversation
 
 
