@@ -44,6 +44,7 @@ bench: build/loadgen build/attack $(VENV)/.test
 
 docs: $(VENV)/.test
 	@$(BIN)/python docs/make_man_and_completions.py
+	@$(BIN)/python docs/make_recording.py
 
 # What pip calls the computers that PLATFORM names; its wheels for Linux go by two tags.
 PLATFORMS = $(foreach tag,2_28 2_17,$(PLATFORM:linux_%=manylinux_$(tag)_%))

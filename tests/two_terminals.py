@@ -262,7 +262,9 @@ class Stage:
         self._stack = ExitStack()
         self.world = World()
         self._stack.callback(self.world.close)
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        )
         self.homes = _HOME if self.world.is_own else folder
         self.without = folder / "without"
         self.without.mkdir()
