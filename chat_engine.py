@@ -419,7 +419,9 @@ class Engine:
 
     def _close(self, exit_code: int, *, is_final: bool) -> None:
         self._is_rejoining = False
-        self._gave_up = self._gave_up or is_final
+        if is_final:
+            self._gave_up = True
+            self._retry.reset()
         if self._link is not None:
             self._link.close()
         if not (self.ready.is_set() or self.over.is_set()):

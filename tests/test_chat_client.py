@@ -306,7 +306,7 @@ def test_what_is_unsent_at_the_end_is_exit_3_and_what_was_refused_is_said_too(
             return "after its death"
 
         person = Person("one", dies, "/frobnicate")
-        assert chats(monkeypatch, person, tmp_path, *at(relay)) == 3
+        assert chats(monkeypatch, person, tmp_path, *at(relay), "--linger", "0.3") == 3
     assert person.errors[-1] == "1 line was not sent"
     assert any("not delivered; kept on your chain" in text for text in person.said(Kind.ALERT))
 

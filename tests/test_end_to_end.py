@@ -269,7 +269,8 @@ def test_a_capture_opens_neither_to_who_came_later_nor_to_who_was_ignored(
 
 
 def test_relay_that_dies_is_said_and_typed_lines_are_kept(tmp_path: Path) -> None:
-    with Relay() as relay, Client(relay.port, tmp_path, "alice").joined() as alice:
+    flags = ("--linger", "0.5")
+    with Relay() as relay, Client(relay.port, tmp_path, "alice", *flags).joined() as alice:
         alice.types("while it lived")
         alice.out.wait_for("New balance: 1")
         relay.process.kill()
