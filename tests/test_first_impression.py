@@ -130,7 +130,6 @@ def test_invite_verify_key_change_and_private_message_go_as_they_should(
     assert not re.search("Traceback|Error", "".join(transcripts.values()))
 
 
-@pytest.mark.xfail(reason="the README has no transcripts yet: docs/make_recording.py puts them in")
 def test_transcripts_in_the_readme_are_what_happens(transcripts: dict[str, str]) -> None:
     written = dict(
         re.findall(
