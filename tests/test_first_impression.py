@@ -133,7 +133,7 @@ def test_invite_verify_key_change_and_private_message_go_as_they_should(
 def test_transcripts_in_the_readme_are_what_happens(transcripts: dict[str, str]) -> None:
     written = dict(
         re.findall(
-            r"<!-- transcript: (.*) -->\n```console\n(.*?)\n```\n<!-- end -->",
+            r"<!-- transcript: ([^\n]*) -->\n```console\n(.*?)\n```\n<!-- end -->",
             (ROOT / "README.md").read_text("utf-8"),
             re.DOTALL,
         )
