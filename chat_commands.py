@@ -21,7 +21,7 @@ HELP = {
     "help": "/help                this list",
     "who": "/who                 who is in the room",
     "msg": "/msg NAME TEXT       a private message: that person alone can read it",
-    "verify": "/verify NAME [NUMBER] is NAME who you think? compare a number, or paste it",
+    "verify": "/verify NAME         is NAME who you think? both see a number to compare",
     "accept": "/accept NAME         take NAME's new key, once you know that it is NAME's",
     "key": "/key [NAME]          your fingerprint, or NAME's",
     "invite": "/invite              the code that lets others into this room",

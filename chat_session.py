@@ -160,6 +160,7 @@ class Session:
         self._roster = Roster(our, memory.known, now.ms, memory.pins)
         self._trust = Trust(memory.pins, self._roster)
         self._new_here: list[bytes] = []  # fingerprints in this WELCOME that we never met
+        self._said_later: Effects = []  # of who is in it, once it is complete
         self._people = People(self._roster, self._trust, memory.ignored)
         tags = {room.tag, *map(self._pair_tag, self._roster.known)}
         # By (tag, session_id), at most MAX_FEEDS.
@@ -310,14 +311,15 @@ class Session:
                 self._password, hello.nonce, self._room.tag, self._session_id, self._our.raw
             )
         self._state, self._joined_with = _State.JOINING, self._our.raw
-        self._new_here = []
+        self._new_here, self._said_later = [], []
         join = Join(self._room.tag, self._session_id, proof, self._our.raw)
         return [Transmit(join.serialize())]
 
     def _welcome(self, welcome: Welcome, now: Moment) -> Effects:
         effects: Effects = []
         for member in welcome.members:
-            effects += self._added(member, now, said=False)
+            for effect in self._added(member, now, said=False):
+                (self._said_later if isinstance(effect, Show) else effects).append(effect)
         if not welcome.last:
             return effects
         self._state = _State.JOINED
@@ -344,6 +346,7 @@ class Session:
         if new := sorted(map(self._roster.name, self._new_here)):
             are = "all new to you" if len(new) == len(here) > 1 else f"new to you: {', '.join(new)}"
             effects.append(notice(f"{are}; /verify NAME compares keys", "new", names=new))
+        effects += self._said_later
         if self._roster.sessions_of(self._our.fingerprint):
             effects.append(
                 notice(

@@ -181,8 +181,7 @@ class Trust:
         name = fields["name"] = self._roster.name(fingerprint)
         if others:
             text = f"another {nick}: {name} is not {self._known_as(nick, fingerprint)}"
-            is_bad = self._roster.our.fingerprint in others or meeting is Meeting.RENAMED
-            is_bad = is_bad or any(map(self._pins.is_verified, others))
+            is_bad = meeting is Meeting.RENAMED or any(map(self._pins.is_verified, others))
             effects.append((alert if is_bad else notice)(text, "another", **fields))
         found = (pair for pair in self._pins.look_alikes(nick) if pair[1] != fingerprint)
         like = [self._called(*pair) for pair in found]
@@ -201,7 +200,8 @@ class Trust:
         others = [other for other in self._pins.of(nick) if other != but]
         verified = [other for other in others if self._pins.is_verified(other)]
         if self._roster.our.fingerprint in others:
-            return self._roster.name(self._roster.our.fingerprint) + ", which is you"
+            our = self._roster.name(self._roster.our.fingerprint)
+            return f"you, who are {our}; /nick changes your name"
         shown = (verified or others)[:_MOST_NAMED]
         names = " and ".join(full_name(nick, other, [*others, but]) for other in shown)
         return f"{names}, whom you {'verified' if verified else 'know'}"

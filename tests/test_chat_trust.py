@@ -292,11 +292,20 @@ def test_second_bob_is_an_alarm_if_the_first_is_verified(
     assert [m.author for m in alice.lines if m.kind is Kind.MESSAGE] == [name]
 
 
-def test_who_has_our_own_name_is_an_alarm(room: SimulatedRoom, alice: SimulatedMember) -> None:
+def test_who_has_our_own_name_is_said_to_us(room: SimulatedRoom, alice: SimulatedMember) -> None:
     room.join("mallory", nick="alice")
     room.passes(DECIDED_S)
-    (alert,) = alice.alerts
-    assert alert.endswith(f"alice#{tag('mallory')} is not alice#{tag('alice')}, which is you")
+    names = f"alice#{tag('mallory')}", f"alice#{tag('alice')}"
+    text = f"-- another alice: {names[0]} is not you, who are {names[1]}; /nick changes your name"
+    assert alice.notices[-1] == text
+    assert alice.alerts == []
+
+
+def test_what_is_said_of_who_is_there_stands_below_that_we_are_in(room: SimulatedRoom) -> None:
+    room.join("bob", nick="alice")
+    alice = room.join("alice")
+    assert alice.notices[0] == "Connected! Type your messages below."
+    assert alice.notices[-1].startswith("-- another alice")
 
 
 def test_frames_that_waited_for_the_judgement_are_shown_in_their_order(
