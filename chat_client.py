@@ -44,7 +44,7 @@ from chat_session import Session
 from chat_settings import Settings, UsageError, parse_address, parse_port, read_settings
 from chat_terminal import BadInput, Kind, Line, Terminal, escape, open_terminal
 from chat_typed import TYPED_TABLE, TypedLines
-from chat_wire import DEFAULT_PORT
+from chat_wire import CLIENT_COMMAND, DEFAULT_PORT
 from chat_witness import HEADS_TABLE, Heads
 from crypto_utils import EncryptionManager
 
@@ -370,7 +370,7 @@ def _say_profile(terminal: Terminal, profile: Profile, settings: Settings) -> No
         terminal.show(Line(Kind.ALERT, text, event="history_tampered"))
     has_passphrase = profile.keystore.has_passphrase
     if profile.is_new:
-        without = "without a passphrase: chat_client.py passphrase sets one"
+        without = f"without a passphrase: {CLIENT_COMMAND} passphrase sets one"
         how = "behind your passphrase" if has_passphrase else without
         terminal.show(Line(Kind.NOTICE, f"new identity, kept in {profile.path} {how}"))
     warn_if_unprotected(settings, terminal, has_passphrase=has_passphrase)

@@ -32,7 +32,7 @@ from functools import lru_cache
 from importlib import metadata
 from typing import NoReturn
 
-from chat_wire import DEFAULT_PORT, VERSION
+from chat_wire import CLIENT_COMMAND, DEFAULT_PORT, VERSION
 
 if sys.platform == "linux":
     import fcntl
@@ -309,7 +309,7 @@ def own_addresses() -> Iterator[str]:
 
 def join_lines(address: str, port: int) -> list[str]:
     """What people paste to join a relay that is bound to `address`, a line for each way."""
-    command = f"python chat_client.py --server %s --port {port}"
+    command = f"{CLIENT_COMMAND} --server %s --port {port}"
     addresses = [address]
     if ipaddress.ip_address(address.partition("%")[0]).is_unspecified:
         addresses = list(dict.fromkeys([*own_addresses(), "127.0.0.1"]))

@@ -23,6 +23,7 @@ from chat_proof import check_proof
 from chat_settings import Settings
 from chat_terminal import Kind, Line, Terminal
 from chat_verification import verify_profile
+from chat_wire import CLIENT_COMMAND
 from crypto_utils import SIGNATURE_BYTES
 
 __all__ = ["run_command", "warn_if_unprotected"]
@@ -62,7 +63,7 @@ def run_command(settings: Settings, terminal: Terminal) -> int:
 def warn_if_unprotected(settings: Settings, terminal: Terminal, *, has_passphrase: bool) -> None:
     """Who names a file with a passphrase believes that the profile has one."""
     if settings.passphrase_file is not None and not has_passphrase:
-        text = "this profile has no passphrase: chat_client.py passphrase sets one"
+        text = f"this profile has no passphrase: {CLIENT_COMMAND} passphrase sets one"
         terminal.show(Line(Kind.ALERT, text))
 
 

@@ -17,7 +17,7 @@ from chat_blocks import SideRow
 from chat_invite import Invite, InviteError
 from chat_qr import qr_rows
 from chat_terminal import Kind, Line
-from chat_wire import DEFAULT_PORT, u64
+from chat_wire import CLIENT_COMMAND, DEFAULT_PORT, u64
 from crypto_utils import RoomSecret
 
 __all__ = ["ROOMS_TABLE", "NoRoom", "Room", "choose_room", "kept_rooms"]
@@ -67,7 +67,9 @@ class Room:
         """
         to = f"--server {server}" + (f" --port {port}" if port != DEFAULT_PORT else "")
         if self.invite is None:
-            how = f"chat_client.py {to}" + ("" if self.name == "lobby" else f" --room {self.name}")
+            how = f"{CLIENT_COMMAND} {to}" + (
+                "" if self.name == "lobby" else f" --room {self.name}"
+            )
             return [
                 _notice(f"this room is open, others join it with: {how}"),
                 _notice("--new-room makes one that only an invite opens"),
@@ -78,7 +80,7 @@ class Room:
             rows = []
         return [
             _notice("others join this room with:"),
-            Line(Kind.DIALOGUE, f"chat_client.py --invite {invite.text}", event="invite"),
+            Line(Kind.DIALOGUE, f"{CLIENT_COMMAND} --invite {invite.text}", event="invite"),
             *([_notice("\n".join(["the code for a camera:", *rows]))] if rows else []),
             _notice("whoever has the code reads what is said from then on: hand it over in person"),
         ]

@@ -408,7 +408,9 @@ class Terminal:
 
     def _row(self, line: Line, columns: int) -> str:
         """A line as it is written, in as many rows as it takes, with its newline."""
-        text = wrapped(line.render(self._time_format), columns)
+        text = line.render(self._time_format)
+        if line.kind is not Kind.DIALOGUE:  # our own words, a command to be copied among them
+            text = wrapped(text, columns)
         return (_coloured(line, text) if self._colour else text) + "\n"
 
     def _begins_a_day(self, line: Line) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from chat_folder import check_profile_name, default_home
 from chat_messages import check_nick
 from chat_terminal import BELLS, TIME_FORMATS
-from chat_wire import DEFAULT_PORT
+from chat_wire import CLIENT_COMMAND, DEFAULT_PORT
 
 __all__ = [
     "FORMATS",
@@ -40,6 +40,8 @@ __all__ = [
 
 VERSION_TEXT = "chainroom 0.1.0"
 
+# As in usage lines: `python` is left out there.
+PROGRAM = CLIENT_COMMAND.removeprefix("python ")
 FORMATS = ("txt", "jsonl", "html", "proof")
 LAST_BLOCK = 2**62
 
@@ -49,19 +51,19 @@ _DESCRIPTION = """\
 LAN chat whose history you can prove.
 
 examples:
-  chat_client.py                             ask for a relay, join it and chat
-  chat_client.py --host                      start a relay here and chat
-  chat_client.py --host --new-room           the same, in a room that only an invite opens
-  chat_client.py --invite CODE               join the room that somebody invited you to
-  chat_client.py --server 192.168.1.5        join a relay
-  chat_client.py doctor 192.168.1.5          why can't I reach it?
-  chat_client.py --server 192.168.1.5 --send 'build 42 is green'
-  echo hello | chat_client.py --server 192.168.1.5
-  chat_client.py history 50                  what was said
-  chat_client.py verify                      has anybody changed it?
-  chat_client.py export talk.html            what was said, with what proves it
-  chat_client.py export --format proof --only 12-40 talk.proof
-  chat_client.py verify talk.proof           on any computer: what does it prove?
+  PROGRAM                                 ask for a relay, join it and chat
+  PROGRAM --host                          start a relay here and chat
+  PROGRAM --host --new-room               the same, in a room that only an invite opens
+  PROGRAM --invite CODE                   join the room that somebody invited you to
+  PROGRAM --server 192.168.1.5            join a relay
+  PROGRAM doctor 192.168.1.5              why can't I reach it?
+  PROGRAM --send TEXT --to bob            say it to bob alone, and leave
+  date | PROGRAM --server 192.168.1.5     each line a message
+  PROGRAM history 50                      what was said
+  PROGRAM verify                          has anybody changed it?
+  PROGRAM export talk.html                what was said, with what proves it
+  PROGRAM export --only 12-40 talk.proof  of these blocks alone
+  PROGRAM verify talk.proof               on any computer: what does it prove?
 """
 
 _EPILOG = """\
@@ -227,7 +229,7 @@ _DEFAULTS: dict[str, Any] = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (chat_client.py --help shows what there is)")
+        raise UsageError(f"{message} ({PROGRAM} --help shows what there is)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -240,9 +242,9 @@ def parser() -> argparse.ArgumentParser:
     add("--profile", metavar="P", help="which identity and chain (default; a free one if in use)")
     add("--passphrase-file", metavar="F", help="a file with the profile's passphrase")
     whole = _Parser(
-        prog="chat_client.py",
+        prog=PROGRAM,
         usage="%(prog)s [options] [COMMAND ...]",
-        description=_DESCRIPTION,
+        description=_DESCRIPTION.replace("PROGRAM", PROGRAM),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
@@ -284,18 +286,20 @@ def parser() -> argparse.ArgumentParser:
     add("--time", metavar="F", help=f"{', '.join(TIME_FORMATS)}: how times are shown (hm)")
     add("--bell", metavar="B", help=f"{', '.join(BELLS)}: what rings (mention)")
     add("--linger", metavar="S", help="how long leaving waits for receipts, in seconds (10)")
-    commands = whole.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = whole.add_subparsers(
+        dest="command", metavar="COMMAND", parser_class=_Parser, prog=PROGRAM
+    )
 
     def command(name: str, text: str) -> _Parser:
         return commands.add_parser(name, parents=[common], help=text, allow_abbrev=False)
 
     doctor = command("doctor", "SERVER [PORT]: why can't I reach that relay?")
-    doctor.add_argument("server", metavar="SERVER")
-    doctor.add_argument("port", metavar="PORT", nargs="?")
+    doctor.add_argument("server", metavar="SERVER", help="its address")
+    doctor.add_argument("port", metavar="PORT", nargs="?", help=f"its port ({DEFAULT_PORT})")
     doctor.add_argument("--password-file", metavar="F", help="a file with the relay's password")
     history = command("history", "[N] [--find TEXT]: the last N messages of your chain")
-    history.add_argument("count", metavar="N", nargs="?", default="20")
-    history.add_argument("--find", metavar="TEXT", default="")
+    history.add_argument("count", metavar="N", nargs="?", default="20", help="how many (20)")
+    history.add_argument("--find", metavar="TEXT", default="", help="that hold this text")
     verify = command("verify", "[FILE]: check your whole chain, or a proof that somebody gave you")
     verify.add_argument("file", metavar="FILE", nargs="?")
     verify.add_argument(

@@ -28,9 +28,11 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 __all__ = [
+    "CLIENT_COMMAND",
     "DEFAULT_PORT",
     "ENTRY_ID_BYTES",
     "FINGERPRINT_BYTES",
@@ -80,6 +82,9 @@ __all__ = [
 VERSION = 1
 
 DEFAULT_PORT = 5555
+# What people type to start the client, where this file is part of an installation or of a checkout.
+_IS_INSTALLED = Path(__file__).resolve().parent.name in ("site-packages", "dist-packages")
+CLIENT_COMMAND = "chainroom" if _IS_INSTALLED else "python chat_client.py"
 PING_INTERVAL_S = 15  # seconds between the relay's PINGs; two unanswered ones close (section 2.4)
 
 # Sizes that never vary, in bytes.

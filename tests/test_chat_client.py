@@ -350,7 +350,7 @@ def test_a_new_identity_and_a_second_client_are_said(
     with Profile.open(tmp_path):
         person = Person()
         assert chats(monkeypatch, person, tmp_path, *at(relay)) == 0
-        how = "without a passphrase: chat_client.py passphrase sets one"
+        how = "without a passphrase: python chat_client.py passphrase sets one"
         assert person.said(Kind.NOTICE)[:2] == [
             f"new identity, kept in {path / 'default-2'} {how}",
             "another client uses your profile: this one is default-2",
@@ -455,7 +455,7 @@ def test_who_names_a_passphrase_for_a_profile_without_one_is_told(
     person, flags = Person(), secret(tmp_path / "right", "gull")
     assert chats(monkeypatch, person, tmp_path / "home", "--server", "h", *flags) == 3
     assert person.said() == [
-        "this profile has no passphrase: chat_client.py passphrase sets one",
+        "this profile has no passphrase: python chat_client.py passphrase sets one",
         "no way",
     ]
     assert person.lines[0].kind is Kind.ALERT

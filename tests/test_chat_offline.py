@@ -351,7 +351,7 @@ def test_who_names_a_passphrase_for_a_profile_without_one_is_told(home: Path, co
     code, person = commanded(home, *argv, *secret(home, "gull"))
     assert code == 0
     assert person.said(Kind.ALERT) == [
-        "this profile has no passphrase: chat_client.py passphrase sets one"
+        "this profile has no passphrase: python chat_client.py passphrase sets one"
     ]
 
 

@@ -643,7 +643,7 @@ def test_behind_a_passphrase_a_profile_opens_with_it_alone(
         path.chmod(0o600)
     port = acquainted.relay.port
     unprotected = run(home, "wallet", "--passphrase-file", str(right))
-    warning = "!! this profile has no passphrase: chat_client.py passphrase sets one"
+    warning = "!! this profile has no passphrase: python chat_client.py passphrase sets one"
     assert warning in unprotected.stderr
     done = run(home, "passphrase", "--new-file", str(right))
     assert done.returncode == 0, done

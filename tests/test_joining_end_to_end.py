@@ -21,7 +21,7 @@ def at(relay: Relay) -> tuple[str, ...]:
 
 
 def invite_of(client: Process) -> str:
-    return client.out.wait_for(r"^chat_client\.py --invite \S+$").split()[-1]
+    return client.out.wait_for(r"^python chat_client\.py --invite \S+$").split()[-1]
 
 
 # ----------------------------------------------------------------- invites

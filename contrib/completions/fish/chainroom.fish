@@ -88,7 +88,7 @@ complete -c chainroom -n '_shtab_chainroom_using history' -s h -l help -d 'show 
 complete -c chainroom -n '_shtab_chainroom_using history' -l home -xka "(__fish_complete_directories)" -d 'where profiles and config.toml are kept'
 complete -c chainroom -n '_shtab_chainroom_using history' -l profile -x -d 'which identity and chain (default; a free one if in use)'
 complete -c chainroom -n '_shtab_chainroom_using history' -l passphrase-file -xka "(__fish_complete_path (commandline -ct))" -d 'a file with the profile'"'"'s passphrase'
-complete -c chainroom -n '_shtab_chainroom_using history' -l find -x -d TEXT
+complete -c chainroom -n '_shtab_chainroom_using history' -l find -x -d 'that hold this text'
 complete -c chainroom -n '_shtab_chainroom_using; and test $_shtab_chainroom_npos -eq 0' -a verify -d '[FILE]: check your whole chain, or a proof that somebody gave you'
 complete -c chainroom -n '_shtab_chainroom_using verify' -s h -l help -d 'show this help message and exit'
 complete -c chainroom -n '_shtab_chainroom_using verify' -l home -xka "(__fish_complete_directories)" -d 'where profiles and config.toml are kept'
