@@ -74,7 +74,7 @@ build/%: benchmarks/%.c
 # setuptools would warn that the folder's modules are imported from the folder: that is the point.
 $(VENV)/.run: $(VENV)/.made
 	@echo 'Installing chainroom into $(VENV) ...'
-	@PYTHONWARNINGS=ignore $(PIP) install --editable '.[tui]'
+	@PYTHONWARNINGS=ignore $(PIP) install --editable '.[full]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

@@ -29,7 +29,10 @@ from types import TracebackType
 from typing import Self
 
 from blockchain import StoreError
+from chat_addresses import is_loopback, own_addresses
 from chat_commands import Command, Say, Typed
+from chat_discovery import Browser, Found
+from chat_doctor import diagnose
 from chat_engine import Engine, now
 from chat_hosting import HostedRelay, NotHosted
 from chat_json import BadRequest, open_json_terminal
@@ -50,6 +53,7 @@ from crypto_utils import EncryptionManager
 
 __all__ = ["main", "mine_and_send_message", "receive_messages", "start_client"]
 
+_LOOK_S = 0.1  # how often it is asked whether a relay was found
 _TRIES = 3  # how often a person at a terminal is asked again
 # How long a client that was told to end by a signal still waits for receipts.
 _SIGNAL_LINGER_S = 2.0
@@ -219,7 +223,10 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
         else:
             # Of an invited room the address alone is of no use; see `invite_lines`.
             shows = terminal if room.invite is None else None
-            relay = HostedRelay(settings.host, settings.password_file, profile.path, shows)
+            flags = ["--no-announce"] if settings.no_announce else []
+            if settings.password_file is not None:
+                flags.append(f"--password-file={settings.password_file}")
+            relay = HostedRelay(settings.host, flags, profile.path, shows)
             stack.callback(relay.stop)
             with signals.waiting():
                 sek.result()
@@ -255,7 +262,10 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
             return _linked(sock, inbox, stack)
 
         def invite() -> list[Line]:
-            return room.invite_lines(*address, terminal.columns)
+            server, port = address
+            if is_loopback(server):  # others reach it by another address
+                server = next(iter(own_addresses()), server)
+            return room.invite_lines(server, port, terminal.columns)
 
         typed = TypedLines(profile.chain.side(TYPED_TABLE))
         terminal.remember(typed.lines())
@@ -450,9 +460,49 @@ def _given_address(settings: Settings, room: Room) -> tuple[str, int] | None:
 
 
 def _ask_address(terminal: Terminal, port: int | None) -> tuple[str, int]:
-    """Asks for the relay's address, and for its port if it is not known."""
-    server = parse_address(_ask(terminal, "Enter server IP: "))
+    """Asks for the relay's address, and for its port if it is not known.
+
+    Relays that announce themselves are offered meanwhile; a blank line takes the first of them.
+    """
+    if not terminal.interactive:
+        server = parse_address(_ask(terminal, "Enter server IP: "))
+        return server, port or _ask_port(terminal)
+    with _Offers(terminal) as offers:
+        answer = _ask(terminal, "Enter server IP: ")
+    if not answer and offers.found:
+        return offers.found[0].address, offers.found[0].port
+    server = parse_address(answer)
     return server, port or _ask_port(terminal)
+
+
+class _Offers:
+    """Shows the relays that are found, while the person is asked for one."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.found: list[Found] = []  # in the order shown
+        self._terminal = terminal
+        self._browser = Browser()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="offers")
+
+    def __enter__(self) -> Self:
+        self._browser.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._browser.__exit__(None, None, None)
+
+    def _look(self) -> None:
+        while not self._is_over.wait(_LOOK_S):
+            for relay in self._browser.found():
+                if relay not in self.found:
+                    self.found.append(relay)
+                    how = "; Enter takes it" if len(self.found) == 1 else ""
+                    text = f"found {relay.name}: {relay.address}, port {relay.port}{how}"
+                    self._terminal.show(Line(Kind.NOTICE, text))
 
 
 def _ask_port(terminal: Terminal) -> int:
@@ -471,6 +521,23 @@ def _ask(terminal: Terminal, question: str) -> str:
     return answer.strip()
 
 
+def _doctor(settings: Settings, terminal: Terminal) -> int:
+    """`doctor SERVER [PORT]`."""
+    assert settings.server is not None, "the command line wants one"
+
+    def say(text: str, ok: bool) -> None:
+        terminal.show(Line(Kind.NOTICE if ok else Kind.ALERT, text))
+
+    try:
+        password = _password(settings)
+        return diagnose(settings.server, settings.port or DEFAULT_PORT, password, say)
+    except _Exit as exc:
+        terminal.show(Line(Kind.ERROR, str(exc)))
+        return exc.code
+    except KeyboardInterrupt:
+        return 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The `chainroom` command: returns the exit code (docs in `--help`)."""
     try:
@@ -482,6 +549,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return start_client(settings)
     terminal = open_terminal(plain=settings.plain)
     try:
+        if settings.command == "doctor":
+            return _doctor(settings, terminal)
         return run_command(settings, terminal)
     finally:
         terminal.close()

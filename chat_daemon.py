@@ -6,7 +6,7 @@ otherwise have to be read past there.  What it does not know: frames, members, r
     flags = options(None, 1024, 64, 2000)
     log = log_to_stderr()
     sock = listen("0.0.0.0", 5555)
-    for address in own_addresses(): ...
+    for line in join_lines("0.0.0.0", 5555): ...
 
 DESIGN.md, sections 6 and 7.
 """
@@ -22,20 +22,19 @@ import os
 import queue
 import socket
 import stat
-import struct
 import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NoReturn
 
+from chat_addresses import Address, find_addresses, is_loopback
 from chat_wire import CLIENT_COMMAND, DEFAULT_PORT, VERSION
 
 if sys.platform == "linux":
-    import fcntl
+    pass
 if sys.platform != "win32":
     import resource
 
@@ -43,14 +42,13 @@ __all__ = [
     "EventLog",
     "bind_hint",
     "complain",
-    "is_loopback",
     "join_lines",
     "listen",
     "log_to_stderr",
     "options",
-    "own_addresses",
     "place",
     "raise_file_limit",
+    "reachable_addresses",
     "read_password",
     "say",
 ]
@@ -114,6 +112,8 @@ def options(
          help="of the log on standard error, a line each (%(default)s)")  # fmt: skip
     flag("--status-interval", type=_number(0, 86_400), default=0, metavar="S",
          help="seconds between status lines, 0 = only at SIGUSR1 (%(default)s)")  # fmt: skip
+    flag("--no-announce", action="store_true",
+         help="do not tell the network (mDNS) that there is a relay")  # fmt: skip
     flag("--exit-with-stdin", action="store_true",
          help="stop when standard input ends, as chat_client.py --host needs it")  # fmt: skip
     flag("--version", action="version", version=f"chainroom-server {version}, protocol {VERSION}")
@@ -254,12 +254,6 @@ def place(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-@lru_cache(maxsize=1024)  # asked at each connection, and a flood of them comes from few addresses
-def is_loopback(address: str) -> bool:
-    """Whether a numeric address is this host's own, 127.0.0.0/8 or ::1."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket that does not block, on one address (`::` takes IPv4 as well).
 
@@ -289,34 +283,26 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def own_addresses() -> Iterator[str]:
-    """This host's IPv4 addresses, on Linux the first of each interface that is up."""
-    if sys.platform == "linux":
-        get_flags, get_address = 0x8913, 0x8915  # SIOCGIFFLAGS, SIOCGIFADDR
-        up_and_running = 0x1 | 0x40  # IFF_UP, IFF_RUNNING: not a bridge to nowhere
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for _index, name in socket.if_nameindex():
-                request = struct.pack("256s", name.encode()[:15])
-                with contextlib.suppress(OSError):  # it has no IPv4 address
-                    flags = struct.unpack_from("H", fcntl.ioctl(sock, get_flags, request), 16)[0]
-                    if flags & up_and_running == up_and_running:
-                        yield socket.inet_ntoa(fcntl.ioctl(sock, get_address, request)[20:24])
-    else:
-        with contextlib.suppress(OSError):
-            for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET):
-                yield str(info[4][0])
+def reachable_addresses(host: str) -> list[Address]:
+    """By which others may reach a relay that is bound to `host`; empty: it is for this computer."""
+    bound = ipaddress.ip_address(host.partition("%")[0])
+    if not bound.is_unspecified:
+        return [] if bound.is_loopback else [Address(host, "")]
+    return [a for a in find_addresses() if bound.version == 6 or ":" not in a.text]
 
 
-def join_lines(address: str, port: int) -> list[str]:
-    """What people paste to join a relay that is bound to `address`, a line for each way."""
+def join_lines(host: str, port: int) -> list[str]:
+    """What people paste to join a relay that is bound to `host`, a line for each way."""
     command = f"{CLIENT_COMMAND} --server %s --port {port}"
-    addresses = [address]
-    if ipaddress.ip_address(address.partition("%")[0]).is_unspecified:
-        addresses = list(dict.fromkeys([*own_addresses(), "127.0.0.1"]))
-    lan = [address for address in addresses if not is_loopback(address)]
-    if lan:
-        return [f"Join from another computer: {command % address}" for address in lan]
-    return [f"Join from this computer: {command % addresses[0]}"]
+    addresses = reachable_addresses(host)
+    if not addresses:
+        here = host if is_loopback(host) else "127.0.0.1"
+        return [f"Join from this computer: {command % here}"]
+    return [f"Join from another computer{_by(a)}: {command % a.text}" for a in addresses]
+
+
+def _by(address: Address) -> str:
+    return f" (by {address.adapter}, virtual)" if address.is_virtual else ""
 
 
 # --------------------------------------------------------------------------- the host's files

@@ -3,7 +3,7 @@
 What lives here: starting `chat_server.py`, waiting until it listens, showing what it says, ending
 it.  What it does not know: why, and who joins it.
 
-    relay = HostedRelay(5555, None, folder, terminal)
+    relay = HostedRelay(5555, ["--no-announce"], folder, terminal)
     relay.port()           # once it listens
     relay.stop()
 """
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,18 +37,17 @@ class HostedRelay:
     """A child that ends when its stdin, which we hold, closes."""
 
     def __init__(
-        self, port: int, password_file: Path | None, folder: Path, terminal: Terminal | None
+        self, port: int, flags: Sequence[str], folder: Path, terminal: Terminal | None
     ) -> None:
         """Starts it; whoever does must `stop` it.  Raises NotHosted.
 
         Args:
+            flags: more of the relay's.
             folder: of the profile, which is ours alone while we run, and so is the log in it.
             terminal: where it says how others join it; None: nowhere.
         """
         command = [sys.executable, str(Path(__file__).with_name("chat_server.py"))]
-        command += ["--port", str(port), "--exit-with-stdin"]
-        if password_file is not None:
-            command.append(f"--password-file={password_file}")
+        command += ["--port", str(port), "--exit-with-stdin", *flags]
         self._log_path = folder / "relay.log"
         self._terminal = terminal
         self._pump: threading.Thread | None = None

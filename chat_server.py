@@ -35,6 +35,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import chat_daemon
+from chat_addresses import is_loopback
+from chat_discovery import announced
 from chat_fanout import Intake, Senders, default_senders
 from chat_members import LEAVE_REASONS, LEGAL, NEVER, Client, Limits, Room, Stage
 from chat_wire import (
@@ -448,7 +450,7 @@ class Relay:
     def _greet(self, sock: socket.socket, address: str, port: int) -> None:
         limits = self.limits
         sock.setblocking(False)
-        is_exempt = limits.is_loopback_exempt and chat_daemon.is_loopback(address)
+        is_exempt = limits.is_loopback_exempt and is_loopback(address)
         if self._per_ip.get(address, 0) >= limits.max_per_ip and not is_exempt:
             # Before HELLO, because half-open ones count.  The client has sent nothing yet that a
             # RST could answer, so it is closed at once: a flood from one address must stay cheap.
@@ -826,8 +828,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         chat_daemon.say(line)
     if password:
         chat_daemon.say("They need the password too: --password-file FILE")
-    while not relay.wait(0.5):  # one long wait would not see Ctrl-C on Windows
-        pass
+    reachable = [] if options.no_announce else chat_daemon.reachable_addresses(host)
+    with announced(port, [a.text for a in reachable], needs_password=bool(password)):
+        while not relay.wait(0.5):  # one long wait would not see Ctrl-C on Windows
+            pass
     relay.stop()
     for number, handler in handlers.items():
         signal.signal(number, handler)

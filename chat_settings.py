@@ -86,6 +86,7 @@ class Settings:
     server: str | None
     port: int | None
     host: int | None  # the port of a relay to start here
+    no_announce: bool  # which the network is not told of
     name: str | None
     room: str  # an open room's name, where neither of the next two is given
     invite: str | None  # a code; "": of the invited room that we were in last
@@ -211,6 +212,7 @@ _LAYERED: dict[str, Callable[[str], Any]] = {
     "plain": _switch,
     "quiet": _switch,
     "json": _switch,
+    "no_announce": _switch,
     "time": partial(_one_of, TIME_FORMATS),
     "bell": partial(_one_of, BELLS),
     "linger": _seconds,
@@ -221,6 +223,7 @@ _DEFAULTS: dict[str, Any] = {
     "plain": False,
     "quiet": False,
     "json": False,
+    "no_announce": False,
     "time": "hm",
     "bell": "mention",
     "linger": 10.0,
@@ -261,6 +264,12 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         help="start a relay on this computer, and join it (PORT, else that of --port)",
+    )
+    add(
+        "--no-announce",
+        action="store_const",
+        const="true",
+        help="with --host: do not tell the network (mDNS) that there is a relay",
     )
     add("--name", metavar="NICK", help="what you are called (your login name)")
     add("--room", metavar="R", help="which open room (lobby)")
@@ -358,6 +367,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         server=values.get("server"),
         port=values.get("port"),
         host=host,
+        no_announce=values["no_announce"],
         name=values.get("name"),
         room=values["room"],
         invite=flags.get("invite"),

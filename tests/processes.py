@@ -42,7 +42,8 @@ DEADLINE_S = 30.0  # generous: the machine may be busy; no test depends on it be
 def environment(home: Path | None = None, **more: str) -> dict[str, str]:
     """What a process of ours gets to see: no settings of whoever runs the tests."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAINROOM_")}
-    kept |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error", **more}
+    kept |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error", "CHAINROOM_NO_ANNOUNCE": "1"}
+    kept |= more
     if home is not None:
         kept["CHAINROOM_HOME"] = str(home)
     return kept

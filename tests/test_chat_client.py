@@ -34,6 +34,7 @@ import chat_client
 import crypto_utils
 from blockchain import BlockType, Draft, StoreUnreadable
 from chat_client import main, start_client
+from chat_discovery import Found
 from chat_engine import Engine
 from chat_link import CannotConnect
 from chat_messages import check_nick
@@ -72,7 +73,7 @@ def _keys_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def settings(home: Path, *argv: str) -> Settings:
-    return read_settings(argv, {"CHAINROOM_HOME": str(home)})
+    return read_settings(argv, {"CHAINROOM_HOME": str(home), "CHAINROOM_NO_ANNOUNCE": "1"})
 
 
 def chats(monkeypatch: pytest.MonkeyPatch, person: Person, home: Path, *argv: str) -> int:
@@ -165,6 +166,7 @@ def test_a_person_is_asked_three_times_and_told_each_time(
     relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = str(relay.address[1])
+    monkeypatch.setattr(chat_client, "Browser", FoundRelays)
     person = Person("", "127.0.0.1", "x", "127.0.0.1", port, "exit", interactive=True)
     assert chats(monkeypatch, person, tmp_path) == 0
     assert len(person.errors) == 2
@@ -174,10 +176,66 @@ def test_a_person_is_asked_three_times_and_told_each_time(
     assert len(person.prompts) == 3
 
 
+class FoundRelays:
+    """What the network says, one relay after the other."""
+
+    def __init__(self, *relays: Found) -> None:
+        self.relays = list(relays)
+        self.looks = 0
+
+    def found(self) -> list[Found]:
+        self.looks += 1
+        return self.relays[: self.looks]
+
+    def __enter__(self) -> FoundRelays:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.looks = -1  # over
+
+
+def test_relays_that_are_found_are_offered_and_enter_takes_the_first(
+    relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Found("ship\x1b[2J", *relay.address)
+    browser = FoundRelays(first, Found("shore", "10.0.0.7", 6000))
+    monkeypatch.setattr(chat_client, "Browser", lambda: browser)
+
+    def waits_for_both() -> str:
+        person.sees("found shore: 10.0.0.7, port 6000")
+        return ""
+
+    person = Person(waits_for_both, "exit", interactive=True)
+    assert chats(monkeypatch, person, tmp_path) == 0
+    offers = [text for text in person.said(Kind.NOTICE) if text.startswith("found ")]
+    port = relay.address[1]
+    assert offers == [
+        f"found ship\x1b[2J: 127.0.0.1, port {port}; Enter takes it",
+        "found shore: 10.0.0.7, port 6000",
+    ]
+    assert [prompt for prompt, _ in person.prompts][:2] == ["Enter server IP: ", "> "]
+    assert browser.looks == -1
+
+
+def test_typed_address_goes_before_what_is_found(
+    relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = FoundRelays(Found("elsewhere", "10.0.0.7", 6000))
+    monkeypatch.setattr(chat_client, "Browser", lambda: browser)
+
+    def typed() -> str:
+        person.sees("found elsewhere")
+        return "127.0.0.1"
+
+    person = Person(typed, str(relay.address[1]), "exit", interactive=True)
+    assert chats(monkeypatch, person, tmp_path) == 0
+
+
 @pytest.mark.parametrize("answers", [("exit",), ("127.0.0.1", " EXIT "), ()])
 def test_a_person_can_leave_at_a_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: tuple[str, ...]
 ) -> None:
+    monkeypatch.setattr(chat_client, "Browser", FoundRelays)
     person = Person(*answers, interactive=True)
     assert chats(monkeypatch, person, tmp_path) == 0
     assert person.errors == []

@@ -30,6 +30,7 @@ from relay_peers import (
 
 import chat_daemon
 import chat_server
+from chat_addresses import Address
 from chat_daemon import EVENTS, EventLog
 from chat_wire import Broadcast, ErrorCode, Rebundle, u32
 
@@ -556,25 +557,25 @@ def test_help_and_version_are_said_with_exit_0(
 def test_the_lines_to_paste_name_addresses_that_others_can_reach(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = ["127.0.0.1", "192.168.1.5", "10.0.0.7", "192.168.1.5"]
-    monkeypatch.setattr(chat_daemon, "own_addresses", lambda: iter(own))
+    own = [
+        Address("192.168.1.5", "eth0"),
+        Address("fd00::5", "eth0"),
+        Address("172.17.0.1", "docker0"),
+    ]
+    monkeypatch.setattr(chat_daemon, "find_addresses", lambda: own)
     command = "python chat_client.py --server"
     assert chat_daemon.join_lines("0.0.0.0", 5555) == [
         f"Join from another computer: {command} 192.168.1.5 --port 5555",
-        f"Join from another computer: {command} 10.0.0.7 --port 5555",
+        f"Join from another computer (by docker0, virtual): {command} 172.17.0.1 --port 5555",
     ]
+    assert len(chat_daemon.join_lines("::", 5555)) == 3
     assert chat_daemon.join_lines("10.0.0.7", 1) == [
         f"Join from another computer: {command} 10.0.0.7 --port 1"
     ]
     here = f"Join from this computer: {command} 127.0.0.1 --port 9"
     assert chat_daemon.join_lines("127.0.0.1", 9) == [here]
-    del own[1:]
+    own.clear()
     assert chat_daemon.join_lines("0.0.0.0", 9) == chat_daemon.join_lines("::", 9) == [here]
-
-
-def test_own_addresses_are_numeric() -> None:
-    for address in chat_daemon.own_addresses():
-        socket.inet_pton(socket.AF_INET, address)
 
 
 @pytest.mark.parametrize("host", ["::1", "::"])

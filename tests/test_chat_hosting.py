@@ -22,11 +22,12 @@ pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
 class Hosting:
     """A relay child, as --host starts it."""
 
-    def __init__(self, home: Path, port: int = 0, password_file: Path | None = None) -> None:
+    def __init__(self, home: Path, port: int = 0, *flags: str) -> None:
         self.person = Person()
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "relay.log"
-        self.relay = HostedRelay(port, password_file, home, cast(Any, self.person))
+        flags = ("--no-announce", *flags)
+        self.relay = HostedRelay(port, flags, home, cast(Any, self.person))
 
     def __enter__(self) -> HostedRelay:
         return self.relay
@@ -74,7 +75,7 @@ def test_hosts_relay_gets_the_password_file_whatever_its_name(
     path.write_text("secret\n")
     path.chmod(0o644)
     with (
-        Hosting(tmp_path, 0, Path("-pw")) as relay,
+        Hosting(tmp_path, 0, "--password-file=-pw") as relay,
         pytest.raises(NotHosted) as failed,
     ):
         relay.port()

@@ -108,7 +108,12 @@ def test_a_switch_can_be_turned_on_and_off_in_every_layer(home: Path, key: str) 
 
 
 def test_every_setting_of_the_file_is_also_a_flag_and_a_variable() -> None:
-    assert set(chat_settings._LAYERED) == {key for key, *_ in LAYERED} | {"plain", "quiet", "json"}
+    assert set(chat_settings._LAYERED) == {key for key, *_ in LAYERED} | {
+        "plain",
+        "quiet",
+        "json",
+        "no_announce",
+    }
 
 
 def test_numbers_in_the_file_need_no_quotes(home: Path) -> None:
@@ -230,7 +235,7 @@ def test_a_bad_switch_is_one_line(home: Path, variable: str, value: str, hint: s
 @pytest.mark.parametrize(
     ("config", "hint"),
     [
-        ("prot = 5555", "prot is no setting; there are bell, json, linger, name, "),
+        ("prot = 5555", "prot is no setting; there are bell, json, linger, name, no_announce, "),
         ("home = '/elsewhere'", "home is no setting"),
         ("port = [1]", "port is a text, a number, true or false"),
         ("port = 2026-11-24", "port is a text, a number, true or false"),
@@ -282,6 +287,7 @@ def test_nothing_asked_for_is_a_chat_with_everything_still_to_ask(home: Path) ->
         server=None,
         port=None,
         host=None,
+        no_announce=False,
         name=None,
         room="lobby",
         invite=None,
@@ -306,7 +312,7 @@ def test_nothing_asked_for_is_a_chat_with_everything_still_to_ask(home: Path) ->
         new_passphrase_file=None,
         removes_passphrase=False,
     )
-    assert len(fields(Settings)) == 29
+    assert len(fields(Settings)) == 30
 
 
 @pytest.mark.parametrize("command", ["history", "verify", "wallet", "passphrase"])

@@ -66,5 +66,6 @@ complete -c chainroom-server -n _shtab_chainroom_server_using -l rate -x -d 'mes
 complete -c chainroom-server -n _shtab_chainroom_server_using -l senders -x -d 'threads that send to large rooms, 0 = one for each core (0)'
 complete -c chainroom-server -n _shtab_chainroom_server_using -l log-format -xka "text json" -d 'of the log on standard error, a line each (text)'
 complete -c chainroom-server -n _shtab_chainroom_server_using -l status-interval -x -d 'seconds between status lines, 0 = only at SIGUSR1 (0)'
+complete -c chainroom-server -n _shtab_chainroom_server_using -l no-announce -d 'do not tell the network (mDNS) that there is a relay'
 complete -c chainroom-server -n _shtab_chainroom_server_using -l exit-with-stdin -d 'stop when standard input ends, as chainroom --host needs it'
 complete -c chainroom-server -n _shtab_chainroom_server_using -l version -d 'show program'"'"'s version number and exit'
