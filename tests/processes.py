@@ -176,6 +176,11 @@ class Client(Process):
         self.out.wait_for(r"Connected! Type your messages below\.$")
         return self
 
+    def joined_as_program(self) -> Self:
+        """Waits until it is in the room, with --json."""
+        self.out.wait_for('"type": "ready"')
+        return self
+
     def shows(self, text: str, count: int = 1) -> None:
         """Waits for a message on its standard output."""
         self.out.wait_for(rf"^{text}$", count)

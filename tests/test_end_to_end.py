@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -385,22 +386,64 @@ def test_unknown_command_is_never_sent(relay: Relay, tmp_path: Path) -> None:
 
 
 def test_nothing_from_outside_reaches_the_screen_unescaped(relay: Relay, tmp_path: Path) -> None:
-    evil = "\x1b[2J\x07\x9b31m‮!! fake\r-- fake"
+    # ESC, OSC 52 (the clipboard), BEL, C1's CSI, CR, bidi overrides, and a notice that is none.
+    evil = "\x1b[2J\x1b]52;c;ZXZpbA==\x07\x9b31m\u202e!! fake\r-- fake\n!! KEY CHANGED: fake"
+    shown = r"\\x1b\[2J\\x1b\]52;c;ZXZpbA==\\x07\\x9b31m\\u202e!! fake\\x0d-- fake"
     flags = ("--server", "127.0.0.1", "--port", str(relay.port), "--name", "bob")
+    with (
+        Client(relay.port, tmp_path / "a", "alice", "--json").joined_as_program() as alice,
+        Terminal(tmp_path / "b", *flags, columns=120) as bob,
+    ):
+        bob.shows("Connected!")
+        alice.out.wait_for('"type": "joined"')
+        alice.types(json.dumps({"type": "say", "text": evil}))
+        bob.shows(rf"alice#\w{{4}}: {shown}$")
+        bob.shows("^    !! KEY CHANGED: fake$")
+        alice.types(json.dumps({"type": "command", "line": "/nick al\x1b]0;title\x07ice"}))
+        alice.out.wait_for("a name has no spaces")
+        bob.types("/history\r/find KEY\r")
+        bob.until(lambda: sum("x9b31m" in line for line in bob.lines()) == 3, "all of them")
+        bob.types("exit\r")
+        assert bob.exit_code() == 0
+        assert not any(line.startswith("!! ") for line in bob.lines())
+        for forbidden in (b"\x1b[2J", b"]52;", b"\x07", "\x9b".encode(), "\u202e".encode()):
+            assert forbidden not in bob.raw.replace(b"\\x1b]52;", b"")
+        assert b"\x9b" not in alice.out.text.encode()
+    history = run(tmp_path / "b", "history")
+    assert history.stdout.count("\n") == 2
+    exports = {}
+    for kind in ("txt", "jsonl", "html"):
+        done = run(tmp_path / "b", "export", "--format", kind, "-")
+        assert done.returncode == 0, done
+        exports[kind] = done.stdout
+    told = [json.loads(line) for line in exports["jsonl"].splitlines()]
+    assert [line["text"] for line in told if "text" in line] == [evil]  # as it was, in JSON
+    for text in (history.stdout, *exports.values()):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+        # In a page a message has a frame of its own.
+        assert text is exports["html"] or not re.search("^!! ", text, re.MULTILINE)
+
+
+def test_paste_of_42_lines_is_one_message_and_one_coin(relay: Relay, tmp_path: Path) -> None:
+    flags = ("--server", "127.0.0.1", "--port", str(relay.port), "--name", "bob")
+    lines = [f"line {n}" for n in range(42)]
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
         Terminal(tmp_path / "b", *flags) as bob,
     ):
         bob.shows("Connected!")
         alice.sees("bob")
-        alice.types(evil)
-        bob.shows(r"alice#\w{4}: \\x1b\[2J\\x07\\x9b31m\\u202e!! fake\\x0d-- fake")
-        bob.types("/history\r")
-        bob.shows("fake")
+        bob.types("\x1b[200~" + "\r".join(lines) + "\x1b[201~")
+        bob.shows("line 41")
+        bob.types("\r")
+        bob.shows(r"send these 42 lines as one message\? \[y/N\]")
+        bob.types("y\r")
+        bob.shows("Mined 1 coin. New balance: 1")
+        alice.shows("    line 41")
         bob.types("exit\r")
         assert bob.exit_code() == 0
-        for forbidden in (b"\x1b[2J\x07", "\x9b".encode(), "‮".encode()):
-            assert forbidden not in bob.raw
+        assert re.findall(r"^bob#\w{4}: (.*)$", alice.out.text, re.MULTILINE) == ["line 0"]
+    assert run(tmp_path / "b", "wallet").stdout.startswith("1 coin,")
 
 
 # ----------------------------------------------------------------- damage
