@@ -25,6 +25,7 @@ from chat_messages import (
     Entry,
     Event,
     EventKind,
+    check_nick,
 )
 from chat_pins import Pins
 from chat_roster import MAX_LIVE, Person
@@ -94,14 +95,16 @@ class Memory:
         """Of an EVENT block's event, in the order of the chain: what the person decided about
         somebody, or this program for him."""
         person, rest = event.body[:32], event.body[32:]
+        if len(person) < 32:
+            return
         match event.kind:
             case EventKind.IGNORE:
                 self.ignored.add(person)
             case EventKind.UNIGNORE:
                 self.ignored.discard(person)
             case EventKind.PIN:
-                with suppress(UnicodeDecodeError):
-                    self.pins.pin(rest.decode(), person)
+                with suppress(ValueError):
+                    self.pins.pin(check_nick(rest.decode()), person)
             case EventKind.VERIFIED:
                 self.pins.verify(person)
             case EventKind.UNVERIFIED:

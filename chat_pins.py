@@ -19,13 +19,15 @@ from collections.abc import Collection, Iterator
 from enum import Enum, auto
 from typing import TypeVar
 
-__all__ = ["MAX_PINS", "Meeting", "Pins", "skeleton"]
+__all__ = ["MAX_NICKS", "MAX_PINS", "Meeting", "Pins", "skeletons"]
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 # Pins that are remembered; the oldest that is not verified makes room.  A relay can have us pin
 # strangers, each at the cost of an RSA key: this many take it days, and us some megabytes.
 MAX_PINS = 16_384
+# Of one fingerprint: names cost nothing, so that one person's would push out who else is known.
+MAX_NICKS = 16
 
 
 class Meeting(Enum):
@@ -74,12 +76,16 @@ class Pins:
         """Binds a nick to a fingerprint, if it is not."""
         if (nick, fingerprint) in self._pins:
             return
-        if len(self._pins) >= MAX_PINS:
+        nicks = self._by_fingerprint.get(fingerprint, [])
+        if len(nicks) >= MAX_NICKS:
+            self._forget(nicks[1], fingerprint)  # the oldest but that under which it was met
+        elif len(self._pins) >= MAX_PINS:
             unverified = (pin for pin in self._pins if pin[1] not in self._verified)
             self._forget(*next(unverified, next(iter(self._pins))))
         self._pins[nick, fingerprint] = None
         if nick not in self._by_nick:
-            self._by_skeleton.setdefault(skeleton(nick), []).append(nick)
+            for skeleton in skeletons(nick):
+                self._by_skeleton.setdefault(skeleton, []).append(nick)
         self._by_nick.setdefault(nick, []).append(fingerprint)
         self._by_fingerprint.setdefault(fingerprint, []).append(nick)
 
@@ -88,7 +94,8 @@ class Pins:
         _remove(self._by_nick, nick, fingerprint)
         _remove(self._by_fingerprint, fingerprint, nick)
         if nick not in self._by_nick:
-            _remove(self._by_skeleton, skeleton(nick), nick)
+            for skeleton in skeletons(nick):
+                _remove(self._by_skeleton, skeleton, nick)
 
     def verify(self, fingerprint: bytes) -> None:
         """The person compared that key, whatever it is called."""
@@ -135,8 +142,9 @@ class Pins:
 
     def look_alikes(self, nick: str) -> list[tuple[str, bytes]]:
         """Who is pinned under another nick that looks the same."""
-        nicks = self._by_skeleton.get(skeleton(nick), ())
-        return [(other, f) for other in nicks if other != nick for f in self._by_nick[other]]
+        found = (self._by_skeleton.get(skeleton, ()) for skeleton in sorted(skeletons(nick)))
+        nicks = dict.fromkeys(other for nicks in found for other in nicks if other != nick)
+        return [(other, fingerprint) for other in nicks for fingerprint in self._by_nick[other]]
 
 
 def _remove(table: dict[_Key, list[_Value]], key: _Key, value: _Value) -> None:
@@ -147,50 +155,95 @@ def _remove(table: dict[_Key, list[_Value]], key: _Key, value: _Value) -> None:
 
 # --------------------------------------------------------------------------- what names look like
 
-# Letters of other scripts, and digits, beside the Latin letters that they are taken for: those of
-# Unicode's confusables.txt (UTS #39) for Cyrillic, Greek, Armenian and Cherokee letters of which a
-# whole name can be made.  After NFKC and case folding, so that full-width and mathematical letters
-# are gone already.  i, l, 1 and j without a dot are one; so are o and 0.
+# What is taken for each Latin letter, small or capital: digits, and letters of other scripts that a
+# terminal has in its font and a whole name can be made of, by Unicode's confusables.txt (UTS #39);
+# all small capitals, and letters with a stroke.  As written, before case is folded: a Greek capital
+# Nu looks like N, a small one like v.  What NFKC makes Latin is not here.  i, l and 1 are one:
+# in many fonts a capital i is a small l.  No `cl` for d: Clara is not Dara.
 _LOOKS_LIKE = {
-    "a": "аɑαა",
-    "b": "ЬьѣƄ",
-    "c": "сϲⅽᴄꮯ",
-    "d": "ԁⅾꮷ",
-    "e": "еєεҽ℮ꬲ",
-    "g": "ɡցᶃ",
-    "h": "һհᏂ",
-    "i": "іıɩιӏլ1l|!ⅼꭵ",
-    "j": "јϳյ",
-    "k": "кκᴋꮶ",
-    "m": "мᴍⅿꮇ",
-    "n": "ոռпηҋ",
-    "o": "оοօσ0ᴏჿ",
-    "p": "рρϱꮲ",
-    "q": "ԛգզ",
-    "r": "гᴦꭇꮁ",
-    "s": "ѕꜱꮪ5",
-    "t": "тτᴛ",
-    "u": "սυᴜц",
-    "v": "ѵνᴠꮩ",
-    "w": "ԝѡωաꮃ",
-    "x": "хχ×ⅹ",
-    "y": "уүγყ",
-    "z": "ᴢꮓ",
+    "a": "аАαΑɑⱭᴀᎪᗅꓮ",
+    "b": "вВβΒьЬƅƄʙƀᏏᏴᗷᑲꓐ",
+    "c": "сСᴄᏟꓚ",
+    "d": "ԁԀđĐðÐᴅᎠᏧᗞᗪᑯꓓ",
+    "e": "еЕєЄεΕҽᴇᎬꓰ",
+    "f": "ϝϜքꜰᖴꓝ",
+    "g": "ɡցԍԌɢᏀᏳꓖ",
+    "h": "һҺнНհΗħĦʜᎻᏂᕼꓧ",
+    "i": "l1|!іІιΙıɩӏӀłŁɨɪʟⲓᎥᏞᒪꓲꓡ",
+    "j": "јЈϳͿյᴊᎫᒍꓙ",
+    "k": "кКκΚᴋᏦꓗ",
+    "m": "мМΜϺᴍᎷᗰꓟ",
+    "n": "пηոռΝɴꓠ",
+    "o": "0оОοΟσօՕøØɵᴏⲟꓳ",
+    "p": "рРρΡᴘᏢᑭꓑ",
+    "q": "ԛԚգզ",
+    "r": "гᴦʀᎡᎱᏒᖇꓣ",
+    "s": "5ѕЅՏꜱᏕᏚꓢ",
+    "t": "тТτΤŧŦᴛᎢꓔ",
+    "u": "υսՍᴜᑌꓴ",
+    "v": "νѵѴᴠᏙᐯꓦ",
+    "w": "ωѡѠԝԜաᴡᎳᏔꓪ",
+    "x": "хХχΧ×ꓫ",
+    "y": "уУγΥүҮʏᎩᎽꓬ",
+    "z": "ΖᴢʐᏃꓜ",
+    # Kana that are a Chinese character as well.
+    "一": "ー",
+    "二": "ニ",
+    "八": "ハ",
+    "力": "カ",
+    "卜": "ト",
+    "口": "ロ",
+    "夕": "タ",
+    "工": "エ",
+    "へ": "ヘ",
+    "-": "‐‒–—―−",
+    "'": "’‘ʼ",
 }
-_FOLDED = str.maketrans({other: one for one, others in _LOOKS_LIKE.items() for other in others})
-_PAIRS = (("rn", "m"), ("vv", "w"), ("cl", "d"))
-_PADDING = "_.-'`~*^,;=+"
+_AS_SEEN = str.maketrans({other: one for one, others in _LOOKS_LIKE.items() for other in others})
+_LUNATE_SIGMA = str.maketrans("ϲϹ", "cC")  # NFKC makes it another sigma
+_SIGNS = frozenset(("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sk"))  # punctuation, ` and ^
+_LAST_EUROPEAN = "\u052f"  # Latin, Greek, Cyrillic
 
 
-def skeleton(nick: str) -> str:
-    """The same for names that a person may take for each other.
+def skeletons(nick: str) -> set[str]:
+    """One or two texts; names that a person may take for each other have one in common.
 
-    NFKC and case folded; without marks, padding around it and characters that are no letters,
-    digits or symbols; letters that look like Latin ones as those.  Not for showing.
+    The name in Unicode's NFKC, without marks and the signs around it, in one case, characters that
+    look like Latin ones as those.  There are two texts where a capital looks like another letter
+    than the small one: ΝΑΝΑ in Greek is νανα, and looks like Nana.  Not for showing.
     """
-    text = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", nick).casefold())
-    text = "".join(char for char in text if unicodedata.category(char)[0] not in "MZC")
-    text = text.strip(_PADDING) or text
-    for two, one in _PAIRS:
-        text = text.replace(two, one)
-    return text.translate(_FOLDED)
+    text = unicodedata.normalize("NFKC", nick.translate(_LUNATE_SIGMA))
+    text = _without_padding("".join(_letters(unicodedata.normalize("NFD", text))))
+    cases = (text.translate(_AS_SEEN).casefold(), text.casefold())
+    return {each.translate(_AS_SEEN).replace("rn", "m").replace("vv", "w") for each in cases}
+
+
+def _letters(text: str) -> Iterator[str]:
+    """`text`, in NFD, without what may be added to a letter and leaves it the same: accents and the
+    like, not the vowels of Devanagari and Thai, nor what makes a kana another one."""
+    base = ""
+    for char in text:
+        category = unicodedata.category(char)[0]
+        if category != "M":
+            base = char
+        elif base <= _LAST_EUROPEAN or _is_accent(char):
+            continue
+        if category not in "ZC":
+            yield char
+
+
+def _is_accent(mark: str) -> bool:
+    """By Unicode's combining class: 1 is struck through, 10 to 35 are points of Hebrew and Arabic,
+    from 200 on they have a place around the letter; in between, and 0, are what a script needs."""
+    placed = unicodedata.combining(mark)
+    return placed == 1 or 10 <= placed <= 35 or placed >= 200
+
+
+def _without_padding(text: str) -> str:
+    """`text` without the signs around it; if it has nothing else, as it is."""
+    inside = [at for at, char in enumerate(text) if not _is_padding(char)]
+    return text[inside[0] : inside[-1] + 1] if inside else text
+
+
+def _is_padding(char: str) -> bool:
+    return unicodedata.category(char) in _SIGNS or char in "~+=<>"

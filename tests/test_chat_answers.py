@@ -169,8 +169,17 @@ def test_chain_that_was_tampered_with_is_an_alert(book: Book) -> None:
 
 
 def test_every_block_can_be_shown_in_full(book: Book) -> None:
-    for kind in (EventKind.IGNORE, EventKind.UNIGNORE):
-        event = Event(kind, book.bob.fingerprint)
+    bob = book.bob.fingerprint
+    for kind, body in (
+        (EventKind.IGNORE, bob),
+        (EventKind.UNIGNORE, bob),
+        (EventKind.PIN, bob + "zoë".encode()),
+        (EventKind.VERIFIED, bob),
+        (EventKind.UNVERIFIED, bob),
+        (EventKind.ALERT, b"KEY CHANGED: ..."),
+        (200, b"\xff"),
+    ):
+        event = Event(kind, body)
         book.alice.append(BlockType.EVENT, event.serialize(), event.event_id)
     expected = {
         0: ["it follows no other chain"],
@@ -179,8 +188,13 @@ def test_every_block_can_be_shown_in_full(book: Book) -> None:
         3: ["sent", "mined: 8 zero bits", name(book.alice), "text: hello"],
         5: ["received", name(book.bob), "text: hi\n-- there"],
         8: ["private text: psst"],
-        9: ["you ignored " + book.bob.fingerprint.hex()],
-        10: ["you no longer ignore"],
+        9: [f"you ignored {bob.hex()}"],
+        10: [f"you no longer ignored {bob.hex()}"],
+        11: [f"the key of zoë from then on: {bob.hex()}"],
+        12: [f"you verified {bob.hex()}"],
+        13: [f"you took back that you verified {bob.hex()}"],
+        14: ["you were warned: KEY CHANGED: ..."],
+        15: ["event of kind 200: ff"],
     }
     for index, parts in expected.items():
         block = book.chain.block(index)
@@ -188,8 +202,8 @@ def test_every_block_can_be_shown_in_full(book: Book) -> None:
         said = "\n".join(texts(block_lines(book.chain, str(index))))
         for part in [f"block {index}: ", block.calculate_hash().hex(), *parts]:
             assert part in said, (index, part)
-    with pytest.raises(Unanswered, match="there is no block 11: your chain ends at 10"):
-        block_lines(book.chain, "11")
+    with pytest.raises(Unanswered, match="there is no block 16: your chain ends at 15"):
+        block_lines(book.chain, "16")
 
 
 def test_a_block_is_named_by_who_its_session_was_then_whoever_claims_it_later(book: Book) -> None:

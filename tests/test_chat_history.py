@@ -28,6 +28,7 @@ from chat_messages import (
     EventKind,
     SignedEntry,
 )
+from chat_pins import Pins
 from chat_terminal import Kind, Line
 from chat_wire import prefixed, u64
 from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS
@@ -687,6 +688,52 @@ def test_an_event_that_decrypts_and_is_none_says_nothing(book: Book) -> None:
     book.adds(BlockType.EVENT, b"short")
     ignoring(book, 1)
     assert handed(book) == people(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (EventKind.IGNORE, bytes(31)),
+        (EventKind.PIN, bytes(31)),
+        (EventKind.PIN, bytes(32)),
+        (EventKind.PIN, bytes(32) + b"\xff"),
+        (EventKind.PIN, bytes(32) + b"two words"),
+        (EventKind.VERIFIED, b""),
+        (EventKind.ALERT, bytes(32)),
+        (200, bytes(32)),
+    ],
+)
+def test_an_event_of_another_kind_or_with_another_body_says_nothing(
+    book: Book, kind: int, body: bytes
+) -> None:
+    book.event(kind, body)
+    assert handed(book) == set()
+    memory = recalled(book.chain, LOBBY)
+    assert (memory.ignored, memory.pins) == (set(), Pins())
+
+
+def test_pins_and_what_was_verified_are_recalled_and_go_to_the_next_chain(
+    book: Book, tmp_path: Path
+) -> None:
+    one, two = sorted(people(1, 2))
+    for person, nick in ((one, "bob"), (two, "bob"), (one, "zoë"), (two, "eve")):
+        book.event(EventKind.PIN, person + nick.encode())
+    for kind, person in (
+        (EventKind.VERIFIED, one),
+        (EventKind.VERIFIED, two),
+        (EventKind.UNVERIFIED, one),
+        (EventKind.ALERT, one),
+    ):
+        book.event(kind, person)
+    pins = recalled(book.chain, LOBBY).pins
+    assert list(pins) == [("bob", one), ("bob", two), ("zoë", one), ("eve", two)]
+    assert pins.verified == [two]
+    drafts, _ = hand_over(book.chain, Past(), 0)
+    assert len(drafts) == 5
+    following = Blockchain.create(tmp_path / "next.db", OUR_KEYS, NOW_MS)
+    following.append(drafts, NOW_MS)
+    assert recalled(following, LOBBY).pins == pins
+    following.close()
 
 
 def held(person: int, chain: int, index: int = 7) -> tuple[bytes, bytes]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from simulated_room import LOBBY, keystore, session_keys
 
 import chat_memory
+import chat_pins
 from chat_memory import (
     FEED_LIFE_MS,
     MAX_FEEDS,
@@ -23,6 +24,7 @@ from chat_memory import (
     who,
 )
 from chat_messages import Bundle, Entry, EntryKind, Event, EventKind
+from chat_pins import Pins
 from chat_wire import Malformed, WireError, prefixed, u64
 from crypto_utils import SigningKey
 
@@ -223,6 +225,44 @@ def test_the_feeds_of_a_memory_are_its_own() -> None:
     (feed,) = past.memory({}).feeds.values()
     feed.resume(entry(0, 7), NOW_MS)
     assert past.serialize() == before
+
+
+PIN_KINDS = (EventKind.PIN, EventKind.PIN, EventKind.VERIFIED, EventKind.UNVERIFIED)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(PIN_KINDS), st.integers(0, 5), st.sampled_from("abcde")),
+        max_size=30,
+    ),
+    st.integers(0, 30),
+)
+def test_pins_are_the_same_live_and_read_back_from_any_block_however_many_were_forgotten(
+    decided: list[tuple[EventKind, int, str]], cut: int
+) -> None:
+    live, past = Pins(), Past()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat_pins, "MAX_PINS", 5)
+        patch.setattr(chat_pins, "MAX_NICKS", 3)
+        for at, (kind, number, nick) in enumerate(decided):
+            if at == cut:
+                past = Past.parse(past.serialize())
+            person = bytes((number,)) * 32
+            match kind:
+                case EventKind.PIN:
+                    live.pin(nick, person)
+                case EventKind.VERIFIED:
+                    live.verify(person)
+                case _:
+                    live.unverify(person)
+            past.read_event(Event(kind, person + nick.encode()))
+        read = past.memory({}).pins
+        assert read == live
+        for nick in "abcde":
+            assert (read.of(nick), read.look_alikes(nick.upper())) == (
+                live.of(nick),
+                live.look_alikes(nick.upper()),
+            )
 
 
 def test_an_erased_entry_leaves_no_gap() -> None:
