@@ -134,6 +134,20 @@ def test_same_key_with_a_new_name_is_said(relay: Relay, tmp_path: Path) -> None:
             alice.err.wait_for(rf"^-- rob#{tag} is now called robin#{tag}$")
 
 
+def test_taking_the_name_of_somebody_else_is_an_alarm(relay: Relay, tmp_path: Path) -> None:
+    with (
+        Client(relay.port, tmp_path / "a", "alice") as alice,
+        Client(relay.port, tmp_path / "b", "bob") as bob,
+        Client(relay.port, tmp_path / "c", "carol") as carol,
+    ):
+        alice.sees("bob")
+        alice.sees("carol")
+        other, known = tag_of(bob), tag_of(carol)
+        bob.types("/nick carol")
+        alarm = f"!! another carol: carol#{other} is not carol#{known}, whom you know"
+        alice.err.wait_for(f"^{alarm}$")
+
+
 def test_both_screens_show_one_number_and_pasting_it_verifies(relay: Relay, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice") as alice,
