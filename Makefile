@@ -30,7 +30,7 @@ install: $(VENV)/.run
 test: $(VENV)/.test
 	@echo '== ruff' && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo '== mypy' && $(BIN)/mypy --no-error-summary *.py tests benchmarks
-	@echo '== pytest' && $(BIN)/python -m pytest -q -n 4 $(ARGS)
+	@echo '== pytest' && $(BIN)/python -m pytest -q -n 4 --dist worksteal $(ARGS)
 
 torture: $(VENV)/.test
 	@$(BIN)/python -m pytest -q -m torture $(ARGS)
@@ -81,6 +81,7 @@ $(VENV)/.test: $(VENV)/.run
 	@echo 'Installing what the tests need ...'
 	@$(PIP) install --group dev
 	@sh tests/install_chromium.sh
+	@sh tests/install_jq.sh
 	@touch $@
 
 $(VENV)/.made: pyproject.toml
