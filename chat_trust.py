@@ -76,8 +76,7 @@ class Trust:
         self._roster = roster
         self._doubts: dict[bytes, _Doubt] = {}  # by session_id of live members
         self._unread_bytes = 0
-        # Who was said to have another key, here or gone: they are in no audience.  As bounded as
-        # the people met, of whom they are.
+        # Who was said to have another key, here or gone: they are in no audience.  People met.
         self._changed: set[bytes] = set()
         pins.pin(roster.our.nick, roster.our.fingerprint)  # whoever has our name is another
 
@@ -168,7 +167,9 @@ class Trust:
         if meeting is Meeting.KNOWN:
             return []
         if meeting is Meeting.CHANGED:
-            self._changed.add(fingerprint)
+            if fingerprint in self._changed:  # or who comes and goes would fill screen and chain
+                return [notice(f"{name} is here again; its key is not accepted: /accept {name}")]
+            self._changed = {*self._changed, fingerprint} & self._roster.known.keys()
             text = (
                 f"KEY CHANGED: {name} has another key than {self._known_as(nick, fingerprint)}. "
                 f"Nothing of {name} is shown and {name} reads nothing of yours. Ask in person: a "
