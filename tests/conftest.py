@@ -14,7 +14,7 @@ import crypto_utils
 from chat_profile import Profile
 
 # Shared runners stall now and then: a slow example is no failure.
-settings.register_profile("chainroom", deadline=None, max_examples=40)
+settings.register_profile("chainroom", deadline=None, max_examples=25)
 settings.load_profile("chainroom")
 
 

@@ -323,7 +323,7 @@ TEXTS = st.text(
 ) | st.text(max_size=6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TEXTS, TEXTS.filter(bool), TEXTS)
 def test_a_search_finds_exactly_what_folding_every_text_would_find(
     before: str, find: str, behind: str

@@ -233,7 +233,7 @@ def test_an_invite_that_was_cut_off_says_where(invite: Invite, data: st.DataObje
     assert said == f"this invite ends after part {left} of {len(parts)}"
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(invites(), st.lists(st.tuples(st.integers(0, 250), st.sampled_from(SYMBOLS)), max_size=6))
 def test_what_is_mistyped_more_than_once_is_never_another_invite(
     invite: Invite, slips: list[tuple[int, str]]

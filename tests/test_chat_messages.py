@@ -498,7 +498,7 @@ def test_any_entry_is_read_as_it_was_written(entry: Entry, signature: bytes) -> 
 # limits of fields
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     nick=st.one_of(st.text(max_size=34).map(lambda n: n.encode("utf-8", "replace")), st.binary())
 )
