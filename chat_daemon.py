@@ -33,8 +33,6 @@ from typing import NoReturn
 from chat_addresses import Address, find_addresses, is_loopback
 from chat_wire import CLIENT_COMMAND, DEFAULT_PORT, VERSION
 
-if sys.platform == "linux":
-    pass
 if sys.platform != "win32":
     import resource
 
@@ -140,6 +138,7 @@ EVENTS = {
     "leave": "{address} session {session} {why}",
     "refused": "{address} {code}: {why}",
     "pause": "no connections are accepted for a while: {why}",
+    "unannounced": "the network is not told of this relay: {why}",
     "status": "members {members} rooms {rooms} frames/s {frames_per_s} "
     "deliveries/s {deliveries_per_s} bytes/s in {bytes_in_per_s} out {bytes_out_per_s} "
     "lag {most_lag_bytes} drops {drops}",
@@ -153,7 +152,7 @@ class EventLog:
     """One line for each event, begun by its time; bounded by rate, and never in the relay's way.
 
     A thread of its own writes, because a terminal on hold (Ctrl-S) or a full pipe blocks a write,
-    and the relay must not be.
+    and the relay must not be.  Any thread may add a line.
 
     Args:
         write: takes one encoded line; an OSError ends the log and nothing else.
@@ -164,7 +163,8 @@ class EventLog:
         self._write = write
         self._as_json = as_json
         self._second = 0
-        self._lines: dict[str, int] = {}  # of this second, by kind; owned by the caller's thread
+        self._lines: dict[str, int] = {}  # of this second, by kind
+        self._counting = threading.Lock()  # guards the two before
         self._queue: queue.Queue[str | None] = queue.Queue(LOG_QUEUE_LINES)
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -176,25 +176,28 @@ class EventLog:
             kind: one of `EVENTS`, whose fields are `fields`; never content.
         """
         self.roll()
-        count = self._lines[kind] = self._lines.get(kind, 0) + 1
+        with self._counting:
+            count = self._lines[kind] = self._lines.get(kind, 0) + 1
         if count <= LINES_A_SECOND.get(kind, LINES_A_SECOND_ELSE):
             self._put(kind, fields)
 
     def roll(self) -> None:
         """Says, once a second is over, how many lines it left out.  Call it now and then."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second = second
-            for kind, count in self._lines.items():
-                more = count - LINES_A_SECOND.get(kind, LINES_A_SECOND_ELSE)
-                if more > 0:
-                    self._put("more", {"count": more, "kind": kind})
-            self._lines.clear()
+        self._roll_to(int(time.monotonic()))
+
+    def _roll_to(self, second: int) -> None:
+        with self._counting:
+            if second == self._second:
+                return
+            self._second, lines, self._lines = second, self._lines, {}
+        for kind, count in lines.items():
+            more = count - LINES_A_SECOND.get(kind, LINES_A_SECOND_ELSE)
+            if more > 0:
+                self._put("more", {"count": more, "kind": kind})
 
     def close(self) -> None:
         """Writes what is queued, for at most a second or two; then the log takes nothing more."""
-        self._second = -1
-        self.roll()
+        self._roll_to(-1)
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=1.0)
             self._thread.join(1.0)
@@ -286,9 +289,12 @@ def listen(host: str, port: int) -> socket.socket:
 def reachable_addresses(host: str) -> list[Address]:
     """By which others may reach a relay that is bound to `host`; empty: it is for this computer."""
     bound = ipaddress.ip_address(host.partition("%")[0])
+    if bound.is_loopback:
+        return []
+    own = find_addresses()
     if not bound.is_unspecified:
-        return [] if bound.is_loopback else [Address(host, "")]
-    return [a for a in find_addresses() if bound.version == 6 or ":" not in a.text]
+        return [a for a in own if a.text == host] or [Address(host)]
+    return [a for a in own if bound.version == 6 or ":" not in a.text]
 
 
 def join_lines(host: str, port: int) -> list[str]:
@@ -302,7 +308,9 @@ def join_lines(host: str, port: int) -> list[str]:
 
 
 def _by(address: Address) -> str:
-    return f" (by {address.adapter}, virtual)" if address.is_virtual else ""
+    if not address.is_virtual:
+        return ""
+    return f" (by {address.adapter}, virtual)" if address.adapter else " (virtual)"
 
 
 # --------------------------------------------------------------------------- the host's files

@@ -36,7 +36,7 @@ from heapq import heappop, heappush
 
 import chat_daemon
 from chat_addresses import is_loopback
-from chat_discovery import announced
+from chat_discovery import announce
 from chat_fanout import Intake, Senders, default_senders
 from chat_members import LEAVE_REASONS, LEGAL, NEVER, Client, Limits, Room, Stage
 from chat_wire import (
@@ -829,7 +829,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if password:
         chat_daemon.say("They need the password too: --password-file FILE")
     reachable = [] if options.no_announce else chat_daemon.reachable_addresses(host)
-    with announced(port, [a.text for a in reachable], needs_password=bool(password)):
+    with announce(
+        port,
+        [a.text for a in reachable],
+        needs_password=bool(password),
+        failed=lambda why: log.event("unannounced", why=why) if log is not None else None,
+    ):
         while not relay.wait(0.5):  # one long wait would not see Ctrl-C on Windows
             pass
     relay.stop()

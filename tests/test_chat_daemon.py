@@ -84,6 +84,10 @@ GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
         {"why": "Too many open files"},
         "pause no connections are accepted for a while: Too many open files",
     ),
+    "unannounced": (
+        {"why": "the package zeroconf is not installed"},
+        "unannounced the network is not told of this relay: the package zeroconf is not installed",
+    ),
     "status": (
         STATUS,
         (
@@ -234,6 +238,25 @@ def test_a_log_that_is_on_hold_drops_what_its_queue_does_not_hold_and_waits_for_
     on_hold.set()
     log.close()
     assert 5 <= len(lines) <= 6
+
+
+def test_any_thread_may_add_a_line() -> None:
+    lines: list[bytes] = []
+    log = EventLog(lines.append)
+    start = threading.Barrier(4)
+
+    def add() -> None:
+        start.wait()
+        for _ in range(40):
+            log.event("stop", members=1)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert len(lines) == 160  # below what a second may have
 
 
 def test_there_is_no_log_without_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,6 +595,13 @@ def test_the_lines_to_paste_name_addresses_that_others_can_reach(
     assert chat_daemon.join_lines("10.0.0.7", 1) == [
         f"Join from another computer: {command} 10.0.0.7 --port 1"
     ]
+    # Where the system does not say what it is called.
+    own.append(Address("172.20.0.1"))
+    assert chat_daemon.join_lines("0.0.0.0", 5555)[-1].startswith(
+        "Join from another computer (virtual): "
+    )
+    (chosen,) = chat_daemon.join_lines("172.17.0.1", 5555)
+    assert chosen.startswith("Join from another computer (by docker0, virtual): ")
     here = f"Join from this computer: {command} 127.0.0.1 --port 9"
     assert chat_daemon.join_lines("127.0.0.1", 9) == [here]
     own.clear()

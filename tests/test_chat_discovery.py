@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from own_network import in_own_network
 from processes import DEADLINE_S, ROOT, environment
 from two_terminals import ADDRESS, World
 
 import chat_discovery
 from chat_addresses import Address
-from chat_discovery import MAX_FOUND, SERVICE, Browser, Found, announced
+from chat_discovery import MAX_FOUND, SERVICE, Browser, Found, announce
 
 # A relay that announces itself, in a network of its own, and somebody who looks for one.
 SCRIPT = """
-import subprocess, sys, time
+import subprocess, sys, threading, time
 from chat_discovery import Browser
 relay = subprocess.Popen([sys.executable, sys.argv[1], "--exit-with-stdin"],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -31,7 +34,7 @@ with Browser() as browser:
     relay.wait()
     while browser.found():
         time.sleep(0.02)
-print("gone")
+print("gone", [thread.name for thread in threading.enumerate()])
 relay.stdout.close()
 """
 
@@ -52,22 +55,26 @@ def test_relay_is_found_where_it_announces_itself_and_lost_when_it_ends() -> Non
         )
     finally:
         world.close()
-    assert (done.stdout, done.stderr.count("Traceback")) == (f"{ADDRESS} 5555\ngone\n", 0), done
+    assert (done.stdout, done.stderr.count("Traceback")) == (
+        f"{ADDRESS} 5555\ngone ['MainThread']\n",
+        0,
+    ), done
 
 
 def info(*addresses: str, port: int | None = 5555) -> Any:
     return SimpleNamespace(parsed_addresses=lambda: list(addresses), port=port)
 
 
-def read(name: str, service: Any) -> Found | None:
-    return chat_discovery._read(f"{name}.{SERVICE}", service)
+def read(name: str, service: Any, *own: Address) -> Found | None:
+    return chat_discovery._read(f"{name}.{SERVICE}", service, own)
 
 
-def test_nearest_address_of_a_relay_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = [Address("192.168.1.9", "eth0")]
-    monkeypatch.setattr(chat_discovery, "find_addresses", lambda: own)
-    service = info("172.17.0.1", "192.168.1.5", "10.0.0.7")
-    assert read("ship", service) == Found("ship", "192.168.1.5", 5555)
+def test_address_in_the_likeliest_network_of_ours_is_taken() -> None:
+    # docker0 is on both computers, and leads from neither to the other.
+    own = Address("192.168.1.9", "eth0", 24), Address("172.17.0.1", "docker0", 16)
+    service = info("10.0.0.7", "172.17.0.1", "192.168.1.5")
+    assert read("ship", service, *own) == Found("ship", "192.168.1.5", 5555)
+    assert read("ship", service) == Found("ship", "10.0.0.7", 5555)
 
 
 @pytest.mark.parametrize(
@@ -92,32 +99,133 @@ def test_names_are_bounded() -> None:
     assert found.name == "x" * 63
 
 
+class Network:
+    """Stands for zeroconf: relay N is at 10.0.0.N."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, tells: bool) -> None:
+        zeroconf = pytest.importorskip("zeroconf")
+        self.states = zeroconf.ServiceStateChange
+        self.asked = 0
+        network = self
+
+        class ServiceInfo:
+            port = 5555
+
+            def __init__(self, service_type: str, name: str) -> None:
+                self.number = name.partition(".")[0]
+
+            def parsed_addresses(self) -> list[str]:
+                return [f"10.0.0.{self.number}"]
+
+            def load_from_cache(self, _zeroconf: object) -> bool:
+                return tells
+
+            def request(self, _zeroconf: object, _timeout_ms: int) -> bool:
+                network.asked += 1
+                return False
+
+        monkeypatch.setattr(zeroconf, "ServiceInfo", ServiceInfo)
+
+    def tell(self, browser: Browser, number: int, state: object = None) -> None:
+        name = f"{number}.{SERVICE}"
+        browser._changed(self, SERVICE, name, state or self.states.Added)  # type: ignore[arg-type]
+
+
 def test_relays_are_bounded_and_the_nearest_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = pytest.importorskip("zeroconf").ServiceStateChange
-    own = [Address("10.0.0.3", "eth0")]
-    monkeypatch.setattr(chat_discovery, "find_addresses", lambda: own)
+    network = Network(monkeypatch, tells=True)
     browser = Browser()
-
-    def told(number: int, state: object = states.Added) -> None:
-        asked = SimpleNamespace(get_service_info=lambda *_, **__: info(f"10.0.0.{number}"))
-        browser._changed(asked, SERVICE, f"{number}.{SERVICE}", state)  # type: ignore[arg-type]
-
+    browser._own = [Address("10.0.0.3", "eth0", 31)]
     for number in range(1, MAX_FOUND + 10):
-        told(number)
+        network.tell(browser, number)
     assert len(browser.found()) == MAX_FOUND
-    assert browser.found()[0].address == "10.0.0.3"
-    told(3, states.Removed)
-    told(3, states.Removed)
+    assert [found.address for found in browser.found()[:3]] == ["10.0.0.2", "10.0.0.3", "10.0.0.1"]
+    network.tell(browser, 3, network.states.Removed)
+    network.tell(browser, 3, network.states.Removed)
     assert len(browser.found()) == MAX_FOUND - 1
 
 
-def test_without_the_package_nothing_is_said_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_behind_which_nobody_answers_are_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = Network(monkeypatch, tells=False)
+    browser = Browser()
+    for number in range(200):
+        network.tell(browser, number)
+    assert browser.found() == []
+    assert network.asked == chat_discovery._MAX_ASKED
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ship", "ship"),
+        ("ship.home.example", "ship"),
+        ("Zoë's Mac", "ZosMac"),
+        ("-" * 70, "relay"),
+        ("x" * 70, "x" * 40),
+        ("", "relay"),
+    ],
+)
+def test_host_is_announced_by_a_name_that_fits(
+    monkeypatch: pytest.MonkeyPatch, name: str, expected: str
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    assert chat_discovery._host_name() == expected
+
+
+def test_without_the_package_nothing_is_found_and_the_relay_has_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "zeroconf", None)
-    with announced(5555, ["192.168.1.5"]), Browser() as browser:
+    reasons: list[str] = []
+    told = threading.Event()
+
+    def failed(why: str) -> None:
+        reasons.append(why)
+        told.set()
+
+    with announce(5555, ["192.168.1.5"], failed=failed), Browser() as browser:
+        assert told.wait(DEADLINE_S)
         assert browser.found() == []
+    assert reasons == ["the package zeroconf is not installed"]
 
 
 def test_relay_for_this_computer_alone_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_discovery, "_announce", None)  # would be a fault
-    with announced(5555, []), announced(5555, ["fd00::5"]):
+    with announce(5555, []), announce(5555, ["fd00::5"]):
         pass
+
+
+# A relay where somebody keeps the port of mDNS; it ends when it has said so.
+BUSY = """
+import os, signal, socket, sys, warnings
+warnings.simplefilter("ignore")  # zeroconf gives a socket up there without closing it
+import chat_daemon, chat_server
+from chat_discovery import Browser
+class Log(chat_daemon.EventLog):
+    def event(self, kind, **fields):
+        super().event(kind, **fields)
+        if kind == "unannounced":
+            os.kill(os.getpid(), signal.SIGTERM)
+chat_daemon.EventLog = Log
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.bind(("", 5353))
+    with Browser() as browser:
+        code = chat_server.main(["--port", "0"])
+        assert browser.found() == []
+sys.exit(code)
+"""
+
+
+def test_relay_that_cannot_announce_itself_works_and_says_so_once_in_its_log() -> None:
+    pytest.importorskip("zeroconf")
+    done = in_own_network(
+        "ip link set lo up; ip link add eth0 type veth peer name other; ip link set eth0 up;"
+        "ip link set other up; ip address add 192.168.1.5/24 dev eth0",
+        BUSY,
+    )
+    assert done.returncode == 0, done
+    log = done.stderr.splitlines()
+    kinds = [line.split(" ", 2)[1] for line in log]
+    assert kinds == ["start", "unannounced", "stop"]
+    assert log[1].endswith("Address already in use")
