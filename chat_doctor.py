@@ -150,7 +150,7 @@ def _look_at_the_way(address: str, say: Say) -> list[str]:
     except OSError as exc:
         advice = ["is it on the network at all (Wi-Fi, cable), and on the relay's?"]
         if ipaddress.ip_address(address.partition("%")[0]).is_link_local and "%" not in address:
-            advice.append("such an address needs the adapter behind it: fe80::1%eth0")
+            advice.insert(0, "such an address needs the adapter behind it: fe80::1%eth0")
         wrong = f"way: this computer knows none to {address} ({_reason(exc)})"
         raise _Failed(3, wrong, *advice) from exc
     if is_loopback(address):

@@ -160,6 +160,18 @@ def test_no_way_is_said_with_the_systems_reason(monkeypatch: pytest.MonkeyPatch)
     assert any("firewall-cmd --add-port=5555/tcp" in line for line in good)  # it answers so
 
 
+def test_address_that_needs_an_adapters_name_is_said_to_need_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def invalid(_address: str) -> str:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(chat_doctor, "_source", invalid)
+    code, good, bad = asked("fe80::1", 5555)
+    assert (code, bad) == (3, ["way: this computer knows none to fe80::1 (Invalid argument)"])
+    assert "fe80::1%eth0" in good[1]
+
+
 def told_of_the_way(monkeypatch: pytest.MonkeyPatch, own: Address, server: str) -> str:
     monkeypatch.setattr(chat_doctor, "find_addresses", lambda: [own])
     monkeypatch.setattr(chat_doctor, "_source", lambda _address: own.text)
