@@ -8,7 +8,7 @@ this to connect.
     with announce(5555, ["192.168.1.5"]):
         ...
     with Browser() as browser:
-        browser.found()                             # [Found("ship 5555", "192.168.1.5", 5555)]
+        browser.found()                             # [Found("ship", "192.168.1.5", 5555)]
 
 What is found is the network's word: bounded here, and to be escaped by who shows it.
 Source: RFC 6762, RFC 6763.
@@ -37,6 +37,9 @@ SERVICE = "_chainroom._tcp.local."
 MAX_FOUND = 16  # relays of one network; more are nobody's list to choose from
 _MAX_ADDRESSES = 16  # of one relay
 _MAX_NAME_CHARACTERS = 63  # RFC 6763, 4.1.1, counts bytes
+# In what is shown of a name.  Without spaces and colons nobody can write another relay's address,
+# or what we say behind it, into his own name.
+_NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9._-]")
 _MAX_HOST_CHARACTERS = 40  # what comes behind it must fit into 63 as well
 _NO_HOST_CHARACTER = re.compile(r"[^A-Za-z0-9-]")
 # Most tell their address with their name.  One that does not is asked, for so long; whoever makes
@@ -51,7 +54,7 @@ _STOP_S = 3.0
 class Found(NamedTuple):
     """A relay that announced itself."""
 
-    name: str  # as it calls itself
+    name: str  # as it calls itself: letters, digits and `._-` of ASCII, `?` for all else
     address: str  # numeric, IPv4
     port: int
 
@@ -69,7 +72,9 @@ def _zeroconf(own: Sequence[Address]) -> Iterator[Zeroconf]:
         raise _CannotWork("the package zeroconf is not installed") from exc
     # What it has to say about odd packets is nothing for the person at the prompt.
     logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
-    interfaces = [address.text for address in own if ":" not in address.text]
+    ipv4 = [address for address in own if ":" not in address.text]
+    # No other computer is asked or told by way of our own virtual machines.
+    interfaces = [address.text for address in ipv4 if not address.is_virtual or ipv4[0].is_virtual]
     if not interfaces:
         raise _CannotWork("this computer has no IPv4 address")
     try:
@@ -215,16 +220,25 @@ class Browser:
 
 def _read(name: str, info: ServiceInfo, own: Sequence[Address]) -> Found | None:
     """None: it names no address that anybody could use."""
-    ours = name.removesuffix("." + SERVICE)[:_MAX_NAME_CHARACTERS]
+    if info.decoded_properties.get("v") != "1":
+        return None
     usable = []
     for address in info.parsed_addresses()[:_MAX_ADDRESSES]:
         with suppress(ValueError):
             parsed = ipaddress.IPv4Address(address)
-            if not (parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast):
+            if not (
+                parsed.is_loopback
+                or parsed.is_unspecified
+                or parsed.is_multicast
+                or parsed.is_reserved  # 255.255.255.255 among it
+            ):
                 usable.append(str(parsed))
     if not usable or info.port is None or not 0 < info.port < 65_536:
         return None
-    return Found(ours, min(usable, key=lambda text: _distance(text, own)), info.port)
+    # Its port stands in it so that one computer can have several; it is shown anyway.
+    shown = name.removesuffix("." + SERVICE).removesuffix(f" {info.port}")[:_MAX_NAME_CHARACTERS]
+    shown = _NO_NAME_CHARACTER.sub("?", shown)
+    return Found(shown, min(usable, key=lambda text: _distance(text, own)), info.port)
 
 
 def _distance(address: str, own: Sequence[Address]) -> int:

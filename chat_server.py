@@ -831,7 +831,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reachable = [] if options.no_announce else chat_daemon.reachable_addresses(host)
     with announce(
         port,
-        [a.text for a in reachable],
+        [a.text for a in reachable if not a.is_virtual],
         needs_password=bool(password),
         failed=lambda why: log.event("unannounced", why=why) if log is not None else None,
     ):

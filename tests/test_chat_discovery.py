@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from own_network import in_own_network
@@ -61,8 +61,11 @@ def test_relay_is_found_where_it_announces_itself_and_lost_when_it_ends() -> Non
     ), done
 
 
-def info(*addresses: str, port: int | None = 5555) -> Any:
-    return SimpleNamespace(parsed_addresses=lambda: list(addresses), port=port)
+def info(*addresses: str, port: int | None = 5555, layout: str | None = "1") -> Any:
+    told = {"v": layout}
+    return SimpleNamespace(
+        parsed_addresses=lambda: list(addresses), port=port, decoded_properties=told
+    )
 
 
 def read(name: str, service: Any, *own: Address) -> Found | None:
@@ -87,10 +90,47 @@ def test_address_in_the_likeliest_network_of_ours_is_taken() -> None:
         info("192.168.1.5", port=0),
         info("192.168.1.5", port=65_536),
         info("192.168.1.5", port=None),
+        info("255.255.255.255", "240.0.0.1"),
+        info("192.168.1.5", layout="2"),
+        info("192.168.1.5", layout=None),
     ],
 )
 def test_relay_that_nobody_can_reach_is_none(service: Any) -> None:
     assert read("ship", service) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ship 5555", "ship"),  # as relays of ours call themselves
+        ("ship 5555-2", "ship?5555-2"),  # another port than its own: it is shown
+        ("a: 192.168.1.5, port 5555; Enter takes it", "a??192.168.1.5??port?5555??Enter?takes?it"),
+        ("ship\x1b[2J\n!! \u202e", "ship??2J?????"),
+    ],
+)
+def test_nobody_can_write_an_address_or_a_notice_into_a_name(name: str, expected: str) -> None:
+    assert read(name, info("10.0.0.7")) == Found(expected, "10.0.0.7", 5555)
+
+
+def test_virtual_adapters_are_left_out_where_there_is_a_real_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    zeroconf = pytest.importorskip("zeroconf")
+    used: list[list[str]] = []
+
+    class Zeroconf:
+        def __init__(self, *, interfaces: list[str], ip_version: object) -> None:
+            used.append(interfaces)
+
+        def close(self) -> None:
+            used.append([])
+
+    monkeypatch.setattr(zeroconf, "Zeroconf", Zeroconf)
+    real, virtual = Address("192.168.1.5", "eth0", 24), Address("172.17.0.1", "docker0", 16)
+    for own in ([real, Address("fd00::5", "eth0", 64), virtual], [virtual]):
+        with chat_discovery._zeroconf(own):
+            pass
+    assert used == [["192.168.1.5"], [], ["172.17.0.1"], []]
 
 
 def test_names_are_bounded() -> None:
@@ -110,6 +150,7 @@ class Network:
 
         class ServiceInfo:
             port = 5555
+            decoded_properties: ClassVar = {"v": "1"}
 
             def __init__(self, service_type: str, name: str) -> None:
                 self.number = name.partition(".")[0]
