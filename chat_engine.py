@@ -548,10 +548,9 @@ class Engine:
     def _forget(self, argument: str) -> list[Line]:
         """Arrow-up must not bring back what is erased."""
         text = chat_answers.said_in(self._chain, argument)
-        lines = chat_answers.forget_lines(self._chain, argument, now().ms)
-        if text and argument.endswith(" yes"):
+        if text and argument.split()[1:] == ["yes"]:  # first: the erasing cleans the file
             self._chain.append([], now().ms, self._typed_lines.forget(text))
-        return lines
+        return chat_answers.forget_lines(self._chain, argument, now().ms)
 
     def _whole(self) -> Verdict | str:
         """The chain's verdict as of now, or how far it is known."""

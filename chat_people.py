@@ -125,7 +125,12 @@ class People:
             whose = f"whose key is: {names}" if names else "nobody's key is waiting for that"
             return [error(f"say it like this: /accept NAME; {whose}")], []
         person = self._only(argument, found)
-        return ([person], []) if isinstance(person, Show) else self._trust.accept(person)
+        if isinstance(person, Show):
+            return [person], []
+        if person in self.ignored:
+            name = self._roster.name(person)
+            return [error(f"you ignore {name}: /ignore {name} off comes first")], []
+        return self._trust.accept(person)
 
     def _show_key(self, argument: str) -> Effects:
         if not argument:

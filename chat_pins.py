@@ -23,8 +23,9 @@ __all__ = ["MAX_NICKS", "MAX_PINS", "Meeting", "Pins", "skeletons"]
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-# Pins that are remembered; the oldest that is not verified makes room.  A relay can have us pin
-# strangers, each at the cost of an RSA key: this many take it days, and us some megabytes.
+# Pins that are remembered; the oldest further name of a key makes room, then the oldest that is not
+# verified.  A relay can have us pin strangers, each at the cost of an RSA key: this many take it
+# about an hour of one core, and us some megabytes.
 MAX_PINS = 16_384
 # Of one fingerprint: names cost nothing, so that one person's would push out who else is known.
 MAX_NICKS = 16
@@ -80,8 +81,10 @@ class Pins:
         if len(nicks) >= MAX_NICKS:
             self._forget(nicks[1], fingerprint)  # the oldest but that under which it was met
         elif len(self._pins) >= MAX_PINS:
-            unverified = (pin for pin in self._pins if pin[1] not in self._verified)
-            self._forget(*next(unverified, next(iter(self._pins))))
+            unverified = [pin for pin in self._pins if pin[1] not in self._verified]
+            # Further names cost nothing, a key does.
+            spare = (pin for pin in unverified if self._by_fingerprint[pin[1]][0] != pin[0])
+            self._forget(*next(spare, next(iter(unverified), next(iter(self._pins)))))
         self._pins[nick, fingerprint] = None
         if nick not in self._by_nick:
             for skeleton in skeletons(nick):
@@ -131,14 +134,11 @@ class Pins:
         pinned = self._by_nick.get(nick, ())
         if fingerprint in pinned:
             return Meeting.KNOWN
+        if pinned and not any(other in present for other in pinned):
+            return Meeting.CHANGED
         if fingerprint in self._by_fingerprint:
             return Meeting.RENAMED
-        if not pinned:
-            return Meeting.NEW
-        is_guarded = len(pinned) == 1 or any(map(self.is_verified, pinned))
-        if is_guarded and not any(other in present for other in pinned):
-            return Meeting.CHANGED
-        return Meeting.ANOTHER
+        return Meeting.ANOTHER if pinned else Meeting.NEW
 
     def look_alikes(self, nick: str) -> list[tuple[str, bytes]]:
         """Who is pinned under another nick that looks the same."""

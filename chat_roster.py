@@ -54,8 +54,12 @@ class Roster:
         # By fingerprint, the latest seen last; at most MAX_AUDIENCE.
         self.known = dict(sorted(known.items(), key=lambda item: item[1].last_seen_ms))
         self._names: dict[bytes, str] = {}  # made of `known` when first asked for
+        self._namesakes: dict[str, list[bytes]] = {}  # of `known`, likewise
         self._digest = b""  # made of `live` when first asked for
-        self._digests: deque[tuple[bytes, float]] = deque(maxlen=_MAX_DIGESTS)  # digest, ended at
+        # Digest, ended at, which roster of ours it was of.
+        self._digests: deque[tuple[bytes, float, int]] = deque(maxlen=_MAX_DIGESTS)
+        self.number = 0  # of the present roster
+        self.signed: dict[bytes, int] = {}  # the newest roster that each live session signed
         self._meet(our, now_ms)
 
     def digest(self) -> bytes:
@@ -92,6 +96,7 @@ class Roster:
         self._retire_digest(now_s)
         bundle = self.live.pop(session_id)
         self.present.discard(session_id)
+        self.signed.pop(session_id, None)
         self.forget_names()
         self._meet(bundle, now_ms)
         return bundle
@@ -102,6 +107,7 @@ class Roster:
         gone = list(self.live.values())
         self.live.clear()
         self.present.clear()
+        self.signed.clear()
         self.forget_names()
         for bundle in gone:
             self._meet(bundle, now_ms)
@@ -113,12 +119,17 @@ class Roster:
             whether it is one of our rosters, now or within the last minute: since each of those
             covers our own random session_id, the member is running now, and no replay.
         """
-        ours = digest == self.digest() or any(
-            digest == old and now_s - ended <= _DIGEST_LIFE_S for old, ended in self._digests
+        recent = (
+            n
+            for old, ended, n in self._digests
+            if digest == old and now_s - ended <= _DIGEST_LIFE_S
         )
-        if ours and session_id in self.live:
-            self.present.add(session_id)
-        return ours
+        number = self.number if digest == self.digest() else max(recent, default=-1)
+        if number < 0 or session_id not in self.live:
+            return number >= 0
+        self.present.add(session_id)
+        self.signed[session_id] = max(number, self.signed.get(session_id, 0))
+        return True
 
     def sessions_of(self, fingerprint: bytes) -> list[Bundle]:
         """The person's live sessions: none, one, or more after a crash."""
@@ -140,12 +151,16 @@ class Roster:
     def forget_names(self) -> None:
         """Somebody was pinned or verified, or is verified no longer."""
         self._names.clear()
+        self._namesakes.clear()
 
     def _make_name(self, fingerprint: bytes) -> str:
         nick = self.nick(fingerprint)
         if self._pins.is_verified(fingerprint) and not self._is_claimed(nick, fingerprint):
             return nick
-        namesakes = [other for other in self.known if self.nick(other) == nick]
+        if not self._namesakes:
+            for other in self.known:
+                self._namesakes.setdefault(self.nick(other), []).append(other)
+        namesakes = self._namesakes.get(nick, ())
         return full_name(nick, fingerprint, [*namesakes, *self._pins.of(nick)])
 
     def _is_claimed(self, nick: str, but: bytes) -> bool:
@@ -195,5 +210,6 @@ class Roster:
         return forgotten
 
     def _retire_digest(self, now_s: float) -> None:
-        self._digests.append((self.digest(), now_s))
+        self._digests.append((self.digest(), now_s, self.number))
+        self.number += 1
         self._digest = b""

@@ -214,7 +214,7 @@ class Session:
         others = len(self._roster.people())
         here = f"{number(others, 'other')} here" if self.joined else "not connected"
         parts = [self.our_name, self._room_name, here]
-        if doubted := len(self._trust.withheld()):
+        if doubted := self._trust.changed():
             parts.append(f"{number(doubted, 'key')} not accepted")
         if waiting := self.unsent():
             parts.append(f"{waiting} not delivered")
@@ -235,7 +235,7 @@ class Session:
         self._acks.left(self._roster.live)
         self._count_unread(self._trust.cleared())
         self._roster.clear(now.s, now.ms)
-        effects = self._acks.keep(now.s, at_once=True)
+        effects = self._acks.keep(now.s, at_once=True) + self._say_later()
         if self._said_kept or self.leaving:
             return effects
         self._said_kept = True
@@ -311,7 +311,6 @@ class Session:
                 self._password, hello.nonce, self._room.tag, self._session_id, self._our.raw
             )
         self._state, self._joined_with = _State.JOINING, self._our.raw
-        self._new_here, self._said_later = [], []
         join = Join(self._room.tag, self._session_id, proof, self._our.raw)
         return [Transmit(join.serialize())]
 
@@ -343,10 +342,7 @@ class Session:
         else:
             effects.append(Show(Line(Kind.DIALOGUE, "Connected! Type your messages below.")))
             effects.append(notice(f"you are {self.our_name}; {text}", "ready", **fields))
-        if new := sorted(map(self._roster.name, self._new_here)):
-            are = "all new to you" if len(new) == len(here) > 1 else f"new to you: {', '.join(new)}"
-            effects.append(notice(f"{are}; /verify NAME compares keys", "new", names=new))
-        effects += self._said_later
+        effects += self._say_later()
         if self._roster.sessions_of(self._our.fingerprint):
             effects.append(
                 notice(
@@ -358,6 +354,16 @@ class Session:
             effects += self._resume(now)
         self._was_ready, self._said_closed, self._said_kept = True, False, False
         return [*effects, Ready()]
+
+    def _say_later(self) -> Effects:
+        """What was pinned is said, whatever became of WELCOME."""
+        effects, new = self._said_later, sorted(map(self._roster.name, self._new_here))
+        here = len(self._roster.people()) - len(self._trust.withheld())
+        self._new_here, self._said_later = [], []
+        if not new:
+            return effects
+        are = "all new to you" if len(new) == here > 1 else f"new to you: {', '.join(new)}"
+        return [notice(f"{are}; /verify NAME compares keys", "new", names=new), *effects]
 
     def _resume(self, now: Moment) -> Effects:
         """What was on its way when the connection was lost, once more as the same bytes, and then
@@ -409,7 +415,7 @@ class Session:
         before = self._roster.live.get(bundle.session_id)
         if before is not None and bundle.raw == before.raw:
             return []
-        if before is not None and not bundle.may_follow(before):
+        if before is not None and not (said and bundle.may_follow(before)):
             return self._dropped("stale bundle")
         if before is None and self._roster.is_full:
             return self._dropped("one member too many")
@@ -426,7 +432,7 @@ class Session:
             return [alert(copy, "own_copy")] if before is None and said else []
         if before is None and said:
             self._acks.joined(bundle, now.s)
-        meeting = self._trust.meet(bundle, now.s, self._acks.interval_s)
+        meeting = self._trust.meet(bundle, now.s)
         if meeting is Meeting.CHANGED:
             return []  # in silence, until it is known whether this is another of that name
         effects: Effects = []
@@ -469,7 +475,7 @@ class Session:
     def _decided(self, now: Moment) -> Effects:
         """Of doubted members: who is another of that name, and whose key was changed."""
         effects: Effects = []
-        for bundle, meeting in self._trust.decide(now.s):
+        for bundle, meeting in self._trust.decide(now.s, self._acks.interval_s):
             if meeting is Meeting.CHANGED:
                 effects += self._trust.introduce(bundle, meeting)
             else:
@@ -1003,6 +1009,7 @@ class Session:
         self._sek_made_s, self._sek_asked = now.s, False
         before = self._our.nick
         self._roster.renew(self._new_bundle(sek))
+        self._trust.pin_us()
         effects = self._announce() if self.joined else []
         if self._our.nick == before:
             return effects

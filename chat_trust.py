@@ -5,10 +5,10 @@ wait unread, the words in which all that is said, `/verify`, `/accept` and `/key
 know: the rule that tells a changed key from a namesake (`chat_pins`), who may read what
 (`chat_session`), clocks.  The session owns it.
 
-    meeting = trust.meet(bundle, now_s, members)
+    meeting = trust.meet(bundle, now_s)
     if trust.doubts(bundle.session_id): ...            # says nothing, reads nothing, gives no keys
     effects = trust.introduce(bundle, meeting)
-    for verdict in trust.decide(now_s): ...            # at least each 100 ms
+    for verdict in trust.decide(now_s, ack_interval_s): ...            # at least each 100 ms
 
 Specified in docs/PROTOCOL.md 4.11 and 6.2.
 """
@@ -22,7 +22,7 @@ from chat_blocks import BlockType, Draft
 from chat_effects import Append, Effects, alert, error, notice
 from chat_invite import same_number
 from chat_messages import Bundle, Event, EventKind, full_name
-from chat_pins import Meeting, Pins
+from chat_pins import MAX_NICKS, Meeting, Pins
 from chat_qr import qr_rows
 from chat_roster import Roster
 from chat_wire import Frame
@@ -53,7 +53,8 @@ class Unread(NamedTuple):
 @dataclass
 class _Doubt:
     bundle: Bundle
-    decide_at_s: float
+    since_s: float
+    since_roster: int  # the first that it stands in
     is_decided: bool = False  # the key is another one: the person has been told
     unread: list[Unread] = field(default_factory=list)
 
@@ -77,30 +78,49 @@ class Trust:
         self._doubts: dict[bytes, _Doubt] = {}  # by session_id of live members
         self._unread_bytes = 0
         # Who was said to have another key, here or gone: they are in no audience.  People met.
-        self._changed: set[bytes] = set()
-        pins.pin(roster.our.nick, roster.our.fingerprint)  # whoever has our name is another
+        self._changed: dict[bytes, set[str]] = {}  # and under which nicks that was said
+        self._unjudged: set[bytes] = set()  # who left while it was looked at
+        self._numbers_shown: set[bytes] = set()  # whose safety number the person has seen
+        self.pin_us()
+
+    def pin_us(self) -> None:
+        """Our nick is ours: whoever has it too is another."""
+        self._pins.pin(self._roster.our.nick, self._roster.our.fingerprint)
 
     # ----------------------------------------------------------------- who comes
 
-    def meet(self, bundle: Bundle, now_s: float, ack_interval_s: float) -> Meeting:
+    def meet(self, bundle: Bundle, now_s: float) -> Meeting:
         """Who came, or took another nick; from here on it may be doubted."""
-        meeting = self._judge(bundle)
+        meeting = self._judge(bundle, set())
         doubt = self._doubts.get(bundle.session_id)
         if meeting is not Meeting.CHANGED:
             return meeting
         if doubt is None or doubt.bundle.nick != bundle.nick:
-            wait_s = _LONGEST_ACK_INTERVAL * ack_interval_s + _DECIDE_AFTER_S
             unread = doubt.unread if doubt else []
-            self._doubts[bundle.session_id] = _Doubt(bundle, now_s + wait_s, unread=unread)
+            self._doubts[bundle.session_id] = _Doubt(
+                bundle, now_s, self._roster.number, unread=unread
+            )
         else:
             doubt.bundle = bundle
         return meeting
 
-    def _judge(self, bundle: Bundle) -> Meeting:
-        live = self._roster.live
-        present = {live[s].fingerprint for s in self._roster.present if s in live}
-        present |= {self._roster.our.fingerprint}
-        return self._pins.judge(bundle.nick, bundle.fingerprint, present - {bundle.fingerprint})
+    def _signed(self) -> dict[bytes, int]:
+        """By fingerprint, the newest roster of ours that it signed.  Who signed one that somebody
+        stands in was here when that one came, whatever the relay withheld or sent once more."""
+        signed: dict[bytes, int] = {}
+        for session_id, number in self._roster.signed.items():
+            person = self._roster.live[session_id].fingerprint
+            signed[person] = max(number, signed.get(person, 0))
+        return signed
+
+    def _judge(self, bundle: Bundle, present: set[bytes]) -> Meeting:
+        our = self._roster.our.fingerprint
+        if self._pins.of(bundle.nick) == [our]:  # we guard no other person's name by being here
+            present = {our}
+        meeting = self._pins.judge(bundle.nick, bundle.fingerprint, present)
+        # Whose key was said to be changed is doubted until the person accepts it.
+        is_doubted = meeting is not Meeting.KNOWN and bundle.fingerprint in self._changed
+        return Meeting.CHANGED if is_doubted else meeting
 
     def doubts(self, session_id: bytes) -> bool:
         """Whether that session gets no keys of ours and is not read."""
@@ -113,7 +133,12 @@ class Trust:
 
     def withheld(self) -> set[bytes]:
         """Fingerprints of those who may read nothing of ours."""
-        return self._changed | {doubt.bundle.fingerprint for doubt in self._doubts.values()}
+        doubted = {doubt.bundle.fingerprint for doubt in self._doubts.values()}
+        return doubted | self._unjudged | self._changed.keys()
+
+    def changed(self) -> int:
+        """How many people's keys wait for the person to accept them."""
+        return len(self._changed)
 
     def hold(self, session_id: bytes, unread: Unread) -> bool:
         """Keeps a frame of a doubted session; whether there was room."""
@@ -127,21 +152,28 @@ class Trust:
 
     def left(self, session_id: bytes) -> int:
         """A session is gone; how many frames of it were never read."""
+        if self.is_undecided(session_id):
+            left = {self._doubts[session_id].bundle.fingerprint}
+            self._unjudged = (self._unjudged | left) & self._roster.known.keys()
         return len(self._end_doubt(session_id))
 
     def cleared(self) -> int:
         """The connection is gone, and with it everybody; how many frames were never read."""
         return sum(self.left(session_id) for session_id in list(self._doubts))
 
-    def decide(self, now_s: float) -> list[tuple[Bundle, Meeting]]:
+    def decide(self, now_s: float, ack_interval_s: float) -> list[tuple[Bundle, Meeting]]:
         """Of whom it is known by now whether the key is another's: each once.
 
         Who is no longer doubted by that is to be introduced, and `take_unread` has its frames.
         """
         decided = []
+        wait_s = _LONGEST_ACK_INTERVAL * ack_interval_s + _DECIDE_AFTER_S
+        signed = self._signed()
         for doubt in [d for d in self._doubts.values() if not d.is_decided]:
-            meeting = self._judge(doubt.bundle)
-            if meeting is not Meeting.CHANGED or now_s >= doubt.decide_at_s:
+            pinned = self._pins.of(doubt.bundle.nick)
+            present = {f for f in pinned if signed.get(f, -1) >= doubt.since_roster}
+            meeting = self._judge(doubt.bundle, present)
+            if meeting is not Meeting.CHANGED or now_s >= doubt.since_s + wait_s:
                 decided.append((doubt.bundle, meeting))
                 doubt.is_decided = True
         return decided
@@ -164,12 +196,18 @@ class Trust:
         nick, fingerprint = bundle.nick, bundle.fingerprint
         name = self._roster.name(fingerprint)
         fields = {"name": name, "fingerprint": _of(bundle)}
+        self._unjudged.discard(fingerprint)
         if meeting is Meeting.KNOWN:
+            self._changed.pop(fingerprint, None)
             return []
         if meeting is Meeting.CHANGED:
-            if fingerprint in self._changed:  # or who comes and goes would fill screen and chain
+            said = self._changed.get(fingerprint, set())
+            is_said = nick in said or not self._pins.of(nick) or len(said) >= MAX_NICKS
+            if said and is_said:  # or who comes and goes would fill screen and chain
                 return [notice(f"{name} is here again; its key is not accepted: /accept {name}")]
-            self._changed = {*self._changed, fingerprint} & self._roster.known.keys()
+            known = self._roster.known
+            self._changed = {f: nicks for f, nicks in self._changed.items() if f in known}
+            self._changed[fingerprint] = {*said, nick}
             text = (
                 f"KEY CHANGED: {name} has another key than {self._known_as(nick, fingerprint)}. "
                 f"Nothing of {name} is shown and {name} reads nothing of yours. Ask in person: a "
@@ -177,7 +215,6 @@ class Trust:
             )
             return [record(EventKind.ALERT, text.encode()), alert(text, "key_changed", **fields)]
         others = [other for other in self._pins.of(nick) if other != fingerprint]
-        self._changed.discard(fingerprint)
         effects = self._pin(nick, fingerprint)
         name = fields["name"] = self._roster.name(fingerprint)
         if others:
@@ -229,8 +266,12 @@ class Trust:
     def accept(self, fingerprint: bytes) -> tuple[Effects, list[Bundle]]:
         """The person says that the key is right: its sessions that are doubted no longer, whose
         frames `take_unread` has."""
-        bundles = [d.bundle for d in self._doubts.values() if d.bundle.fingerprint == fingerprint]
-        self._changed.discard(fingerprint)
+        doubts = [d for d in self._doubts.values() if d.bundle.fingerprint == fingerprint]
+        # Of a name that nothing was said of yet the person cannot know.
+        doubts = [d for d in doubts if d.is_decided] or doubts
+        bundles = [d.bundle for d in doubts]
+        self._changed.pop(fingerprint, None)
+        self._unjudged.discard(fingerprint)
         effects: Effects = []
         nicks = [bundle.nick for bundle in bundles] or [self._roster.nick(fingerprint)]
         for nick in dict.fromkeys(nicks):
@@ -243,6 +284,7 @@ class Trust:
     def show_number(self, fingerprint: bytes) -> Effects:
         """The safety number of the two of us, for both screens."""
         our = self._roster.our.fingerprint
+        self._numbers_shown.add(fingerprint)
         name, our_name = self._roster.name(fingerprint), self._roster.name(our)
         number = safety_number(our, fingerprint)
         groups = number.split()
@@ -280,7 +322,11 @@ class Trust:
             text = f"{name} is verified no longer"
             unverified = record(EventKind.UNVERIFIED, fingerprint)
             return [unverified, notice(text, "unverified", **fields)], False
-        if said.lower() != "yes":
+        if said.lower() == "yes":
+            if fingerprint not in self._numbers_shown:
+                # A name may mean somebody else than it did a minute ago.
+                return [*self.show_number(fingerprint)], False
+        else:
             number = safety_number(self._roster.our.fingerprint, fingerprint)
             is_same = same_number(said, number)
             if is_same is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from profiles import be_quick, nobody, say, talk
-from simulated_room import SimulatedMember, SimulatedRoom
+from simulated_room import DECIDED_S, SimulatedMember, SimulatedRoom, tag
 
 import crypto_utils
 from chat_profile import Profile
@@ -39,6 +39,25 @@ def bob(room: SimulatedRoom, alice: SimulatedMember) -> SimulatedMember:
 @pytest.fixture
 def carol(room: SimulatedRoom, bob: SimulatedMember) -> SimulatedMember:
     return room.join("carol")
+
+
+@pytest.fixture
+def knows_bob(room: SimulatedRoom) -> SimulatedMember:
+    """alice, who met bob, and bob is gone."""
+    alice, bob = room.join("alice"), room.join("bob")
+    room.passes(5)
+    bob.types("/quit")
+    room.passes(5)
+    assert alice.said(f"bob#{tag('bob')} left")
+    return alice
+
+
+@pytest.fixture
+def false_bob(room: SimulatedRoom, knows_bob: SimulatedMember) -> SimulatedMember:
+    """Somebody with bob's nick and another key, seen through."""
+    mallory = room.join("mallory", nick="bob")
+    room.passes(DECIDED_S)
+    return mallory
 
 
 # --------------------------------------------------------------------------- a profile's folder

@@ -133,6 +133,26 @@ def recall(chain: list[tuple[Draft, int]], remembered: dict[tuple[str, bytes], b
     return memory
 
 
+DECIDED_S = 8.0  # an ack interval of a small room, and 5 s: whether a key is another's
+
+
+def fingerprint(name: str) -> bytes:
+    """Of `keystore(name)`."""
+    return keystore(name).identity.fingerprint
+
+
+def tag(name: str) -> str:
+    """What stands behind the nick of `keystore(name)`."""
+    return fingerprint(name).hex()[:4]
+
+
+def events(member: SimulatedMember, kind: EventKind) -> list[bytes]:
+    """The bodies of the events of one kind on its chain."""
+    drafts = (draft for draft in member.chain if draft.type is BlockType.EVENT)
+    found = (Event.parse(draft.record) for draft in drafts)
+    return [event.body for event in found if event.kind == kind]
+
+
 class SimulatedMember:
     """A session, its chain as a list of drafts, and what was shown."""
 

@@ -33,12 +33,13 @@ def pinned(*pins: tuple[str, bytes], verified: tuple[bytes, ...] = ()) -> Pins:
         (pinned(("eve", TWO)), (), Meeting.NEW),
         (pinned(("bob", ONE)), (), Meeting.KNOWN),
         (pinned(("bob", TWO), ("bob", ONE)), (TWO,), Meeting.KNOWN),
-        (pinned(("eve", ONE), ("bob", TWO)), (), Meeting.RENAMED),
+        (pinned(("eve", ONE)), (), Meeting.RENAMED),
+        (pinned(("eve", ONE), ("bob", TWO)), (TWO,), Meeting.RENAMED),
+        (pinned(("eve", ONE), ("bob", TWO)), (), Meeting.CHANGED),
         (pinned(("bob", TWO)), (), Meeting.CHANGED),
         (pinned(("bob", TWO)), (THREE,), Meeting.CHANGED),
         (pinned(("bob", TWO)), (TWO,), Meeting.ANOTHER),
-        (pinned(("bob", TWO), ("bob", THREE)), (), Meeting.ANOTHER),
-        (pinned(("bob", TWO), ("bob", THREE), verified=(THREE,)), (), Meeting.CHANGED),
+        (pinned(("bob", TWO), ("bob", THREE)), (), Meeting.CHANGED),
         (pinned(("bob", TWO), ("bob", THREE), verified=(THREE,)), (TWO,), Meeting.ANOTHER),
         (pinned(("bob", TWO), verified=(ONE,)), (), Meeting.CHANGED),
     ],
@@ -56,20 +57,18 @@ def test_who_comes_is_judged_by_the_pins_and_who_is_present(
     fingerprints,
     st.sets(fingerprints),
 )
-def test_changed_is_what_the_design_says(
+def test_changed_is_what_the_decision_says(
     made: list[tuple[str, bytes]],
     verified: set[bytes],
     nick: str,
     fingerprint: bytes,
     present: set[bytes],
 ) -> None:
-    # "An unpinned fingerprint under a nick with one pin (or a verified one) while no session pinned
-    # to that nick is present."
+    # "A fingerprint that is not pinned under a nick under which others are, while none of them is
+    # present" (ADR 0011).
     pins = pinned(*made, verified=tuple(verified))
     of_nick = {f for n, f in made if n == nick}
-    is_unpinned = fingerprint not in {f for _, f in made}
-    is_guarded = len(of_nick) == 1 or bool(of_nick & verified)
-    changed = is_unpinned and is_guarded and not (of_nick & present)
+    changed = bool(of_nick) and fingerprint not in of_nick and not (of_nick & present)
     assert (pins.judge(nick, fingerprint, present) is Meeting.CHANGED) is changed
 
 
@@ -108,6 +107,12 @@ def test_the_oldest_that_is_not_verified_makes_room(monkeypatch: pytest.MonkeyPa
         pins.verify(fingerprint)
     pins.pin("e", TWO)
     assert [nick for nick, _ in pins] == ["c", "d", "e"]
+
+
+def test_further_names_make_room_before_whom_we_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_pins, "MAX_PINS", 4)
+    pins = pinned(("bob", ONE), *((f"x{n}", TWO) for n in range(9)), ("y", THREE))
+    assert pins.judge("bob", FOUR, ()) is Meeting.CHANGED
 
 
 def test_who_takes_name_after_name_pushes_out_his_own_and_keeps_the_first(

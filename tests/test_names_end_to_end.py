@@ -100,6 +100,7 @@ def test_second_bob_is_an_alarm_if_the_first_is_verified(relay: Relay, tmp_path:
     ):
         alice.sees("bob")
         old = tag_of(bob)
+        alice.types("/verify bob")
         alice.types("/verify bob yes")
         alice.asks("/who", r"^-- bob \(verified\)$")
         with Client(relay.port, tmp_path / "c", "bob") as other:
@@ -184,6 +185,7 @@ def test_changed_key_of_a_verified_person_on_a_terminal(relay: Relay, tmp_path: 
         with Client(relay.port, tmp_path / "b", "bob") as bob:
             alice.shows(r"^-- bob#\w{4} joined")
             old = tag_of(bob)
+            alice.types("/verify bob\r")
             alice.types("/verify bob yes\r")
             alice.shows("^-- bob is verified")
             assert bob.leaves() == 0
