@@ -13,7 +13,6 @@ host's name, and what leads to nobody is told by their form.  Nothing is sent an
 from __future__ import annotations
 
 import ipaddress
-import platform
 import re
 import socket
 import struct
@@ -128,6 +127,8 @@ def _is_usable(text: str) -> bool:
 @lru_cache(maxsize=1)
 def _is_wsl() -> bool:
     """Whether this is a Linux that Windows runs."""
+    import platform  # here, since it takes as long to import as all that a chat needs of this file
+
     return sys.platform == "linux" and "microsoft" in platform.release().lower()
 
 

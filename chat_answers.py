@@ -20,7 +20,6 @@ from typing import NamedTuple
 from blockchain import Block, Blockchain, BlockType, Verdict
 from chat_blocks import ERASABLE
 from chat_effects import number
-from chat_export import as_html, as_jsonl, as_text
 from chat_history import forget, history
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
@@ -34,7 +33,6 @@ from chat_messages import (
     full_name,
 )
 from chat_profile import Profile
-from chat_proof import check_proof, make_proof
 from chat_settings import LAST_BLOCK, format_of
 from chat_terminal import Kind, Line
 
@@ -302,6 +300,10 @@ def export(
         Unanswered: nobody, or more than one person, has that name; or it would prove nothing.
         StoreUnreadable: a block cannot be read.
     """
+    # Here, since every start of a chat would wait for what few chats need.
+    from chat_export import as_html, as_jsonl, as_text
+    from chat_proof import check_proof, make_proof
+
     is_wanted = _with(chain, peer) if peer else (lambda _entry: True)
     first, last = only
     proof = make_proof(

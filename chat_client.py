@@ -32,7 +32,6 @@ from blockchain import StoreError
 from chat_addresses import is_loopback, own_addresses
 from chat_commands import Command, Say, Typed
 from chat_discovery import Browser, Found
-from chat_doctor import diagnose
 from chat_engine import Engine, now
 from chat_hosting import HostedRelay, NotHosted
 from chat_json import BadRequest, open_json_terminal
@@ -523,6 +522,8 @@ def _ask(terminal: Terminal, question: str) -> str:
 
 def _doctor(settings: Settings, terminal: Terminal) -> int:
     """`doctor SERVER [PORT]`."""
+    from chat_doctor import diagnose  # who chats does not wait for it
+
     assert settings.server is not None, "the command line wants one"
 
     def say(text: str, ok: bool) -> None:

@@ -27,11 +27,10 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import NoReturn
 
 from chat_addresses import Address, find_addresses, is_loopback
-from chat_wire import CLIENT_COMMAND, DEFAULT_PORT, VERSION
+from chat_wire import CLIENT_COMMAND, DEFAULT_PORT, PROGRAM_VERSION, VERSION
 
 if sys.platform != "win32":
     import resource
@@ -83,10 +82,6 @@ def options(
     Raises:
         SystemExit: after --help, --version, or one line about a flag that is wrong (code 2).
     """
-    try:
-        version = metadata.version("chainroom")
-    except metadata.PackageNotFoundError:
-        version = "(not installed)"
     parser = _Parser(
         prog="chainroom-server",
         description="Chainroom's relay: it passes on what it cannot read, and stores nothing.",
@@ -114,7 +109,8 @@ def options(
          help="do not tell the network (mDNS) that there is a relay")  # fmt: skip
     flag("--exit-with-stdin", action="store_true",
          help="stop when standard input ends, as chat_client.py --host needs it")  # fmt: skip
-    flag("--version", action="version", version=f"chainroom-server {version}, protocol {VERSION}")
+    version = f"chainroom-server {PROGRAM_VERSION}, protocol {VERSION}"
+    flag("--version", action="version", version=version)
     return parser.parse_args(argv)
 
 

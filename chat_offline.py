@@ -14,15 +14,12 @@ from pathlib import Path
 
 from blockchain import StoreError, Verdict
 from chat_answers import Unanswered, coins, export, write_new
-from chat_audit import audit
 from chat_blocks import HEADER_BYTES
 from chat_history import history
 from chat_passphrase import PassphraseError, ask_new, asker, is_person_there, notices
 from chat_profile import Profile, ProfileError
-from chat_proof import check_proof
 from chat_settings import Settings
 from chat_terminal import Kind, Line, Terminal
-from chat_verification import verify_profile
 from chat_wire import CLIENT_COMMAND
 from crypto_utils import SIGNATURE_BYTES
 
@@ -157,6 +154,8 @@ def _write_out(data: bytes) -> None:
 def _deep_verdict(profile: Profile) -> Verdict:
     """As `verify` gives it, where an opening checks the last signature alone: what is handed to
     others is well."""
+    from chat_audit import audit  # here, as all that only checks: a chat starts without it
+
     verdict = profile.verdict
     if verdict.ok:
         verdict = profile.chain.verify()
@@ -164,6 +163,8 @@ def _deep_verdict(profile: Profile) -> Verdict:
 
 
 def _verify(settings: Settings, terminal: Terminal) -> int:
+    from chat_verification import verify_profile
+
     worst, was_asked = 0, False
     answer = asker(settings.passphrase_file)
 
@@ -191,6 +192,8 @@ def _verify(settings: Settings, terminal: Terminal) -> int:
 
 
 def _verify_file(settings: Settings, terminal: Terminal) -> int:
+    from chat_proof import check_proof
+
     assert settings.file is not None
     try:
         data = _read(settings.file)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import tomllib
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 from chat_folder import check_profile_name, default_home
 from chat_messages import check_nick
 from chat_terminal import BELLS, TIME_FORMATS
-from chat_wire import CLIENT_COMMAND, DEFAULT_PORT
+from chat_wire import CLIENT_COMMAND, DEFAULT_PORT, PROGRAM_VERSION
 
 __all__ = [
     "FORMATS",
@@ -38,7 +37,7 @@ __all__ = [
     "read_settings",
 ]
 
-VERSION_TEXT = "chainroom 0.1.0"
+VERSION_TEXT = f"chainroom {PROGRAM_VERSION}"
 
 # As in usage lines: `python` is left out there.
 PROGRAM = CLIENT_COMMAND.removeprefix("python ")
@@ -439,10 +438,16 @@ def _checked(where: str, parse: Callable[[str], _T], text: str) -> _T:
 def _read_config(path: Path) -> dict[str, str]:
     """config.toml's values as text, as the other layers have them."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{path} cannot be read: {exc}") from exc
+    import tomllib  # few have such a file
+
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
         raise UsageError(f"{path} cannot be read: {exc}") from exc
     for key, value in values.items():
         if key not in _LAYERED:

@@ -42,6 +42,7 @@ __all__ = [
     "MAX_PAYLOAD_BYTES",
     "MAX_TEXT_BYTES",
     "PING_INTERVAL_S",
+    "PROGRAM_VERSION",
     "SESSION_ID_BYTES",
     "TAG_BYTES",
     "VERSION",
@@ -80,6 +81,7 @@ __all__ = [
 ]
 
 VERSION = 1
+PROGRAM_VERSION = "0.1.0"  # as pyproject.toml has it
 
 DEFAULT_PORT = 5555
 # What people type to start the client, where this file is part of an installation or of a checkout.

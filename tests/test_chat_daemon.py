@@ -32,7 +32,7 @@ import chat_daemon
 import chat_server
 from chat_addresses import Address
 from chat_daemon import EVENTS, EventLog
-from chat_wire import Broadcast, ErrorCode, Rebundle, u32
+from chat_wire import PROGRAM_VERSION, Broadcast, ErrorCode, Rebundle, u32
 
 if sys.platform != "win32":
     import resource
@@ -567,13 +567,15 @@ def test_a_password_file_closes_the_door_of_a_real_relay(
 # --------------------------------------------------------------------------- what is said
 
 
-@pytest.mark.parametrize("flag", ["--help", "--version"])
+@pytest.mark.parametrize(
+    ("flag", "says"), [("--help", "Chainroom's relay"), ("--version", f" {PROGRAM_VERSION}, ")]
+)
 def test_help_and_version_are_said_with_exit_0(
-    capsys: pytest.CaptureFixture[str], flag: str
+    capsys: pytest.CaptureFixture[str], flag: str, says: str
 ) -> None:
     assert chat_server.main([flag]) == 0
     out, err = capsys.readouterr()
-    assert "hainroom" in out
+    assert says in out
     assert err == ""
 
 
