@@ -2610,12 +2610,16 @@ class HonestRoom(RuleBasedStateMachine):
         member.remembered = {**rows, **member.remembered}
         self.here[name] = member
         self.to_see[name] = []
-        for other in self.here.keys() - {name}:
+        for other in self.others(member):
             self.delivers(other, name)
         for other in self.here.keys() - {name}:
             for one, another in ((name, other), (other, name)):
                 if another not in self.met[one]:
                     self.met[one].append(another)
+
+    def others(self, member: SimulatedMember) -> list[str]:
+        """In the order in which what they kept for it comes: that of the relay's list."""
+        return [other.name for other in self.room.members if other is not member]
 
     def delivers(self, name: str, peer: str) -> None:
         if peer in self.here and peer not in self.ignored[name]:
@@ -2674,7 +2678,7 @@ class HonestRoom(RuleBasedStateMachine):
         member = self.here[self.member(number)]
         self.room.disconnect(member)
         self.room.connect(member)
-        for other in list(self.here):
+        for other in self.others(member):
             self.delivers(member.name, other)
             self.delivers(other, member.name)
         assert member.alerts[-1].startswith("connection lost")
