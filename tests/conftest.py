@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+import rsa_pool
 from hypothesis import settings
 from profiles import be_quick, nobody, say, talk
 from simulated_room import DECIDED_S, SimulatedMember, SimulatedRoom, tag
@@ -16,6 +19,13 @@ from chat_profile import Profile
 # Shared runners stall now and then: a slow example is no failure.
 settings.register_profile("chainroom", deadline=None, max_examples=25)
 settings.load_profile("chainroom")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first process of a run makes the folder of the pool; its workers inherit the name."""
+    if rsa_pool.FOLDER not in os.environ:
+        os.environ[rsa_pool.FOLDER] = folder = tempfile.mkdtemp(prefix="chainroom-keys-")
+        config.add_cleanup(lambda: shutil.rmtree(folder))
 
 
 # --------------------------------------------------------------------------- a room in a list

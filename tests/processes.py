@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import IO, Self
 
 import pyte
+from rsa_pool import pooled
 
 from blockchain import Head
 from chat_effects import Effect, Show, Transmit
@@ -356,8 +357,8 @@ class Insider:
 
     def __init__(self, port: int, name: str, keystore: Keystore | None = None) -> None:
         room = RoomSecret.open_room("lobby")
-        self.keystore = keystore or Keystore.generate().with_chain(bytes(15) + b"\1")
-        self.session = Session(self.keystore, room, name, EncryptionManager(), now())
+        self.keystore = keystore or pooled(Keystore.generate).with_chain(bytes(15) + b"\1")
+        self.session = Session(self.keystore, room, name, pooled(EncryptionManager), now())
         self.messages: list[str] = []
         self._sock = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
         self._decoder = FrameDecoder(MAX_FRAME_BYTES)

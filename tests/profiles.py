@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import simulated_room
+from rsa_pool import pooled
 from simulated_room import LOBBY
 
 from blockchain import Blockchain, BlockType, Draft, SideRow
@@ -36,7 +37,7 @@ _generate, _from_pkcs8 = Keystore.generate, Identity.from_pkcs8
 @cache
 def keys(name: str) -> Keystore:
     """New keys, of which there are few, since they take a second."""
-    return _generate()
+    return pooled(_generate)
 
 
 @cache

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
+from rsa_pool import pooled
+
 from blockchain import BlockType, Draft, Head
 from chat_effects import (
     Append,
@@ -84,13 +86,13 @@ _generate = Keystore.generate  # whatever a test puts in its place
 @cache
 def keystore(name: str) -> Keystore:
     """One identity for each name; RSA keys are slow to make."""
-    return _generate().with_chain(name.encode().ljust(16, b"\0")[:16])
+    return pooled(_generate).with_chain(name.encode().ljust(16, b"\0")[:16])
 
 
 @cache
 def session_keys(name: str, number: int) -> EncryptionManager:
     """The SEK of one name's n-th run, modulo `_SESSION_KEYS`."""
-    return EncryptionManager()
+    return pooled(EncryptionManager)
 
 
 def signed_head(name: str, index: int, its_hash: bytes, chain_id: bytes = b"") -> Head:
