@@ -1,5 +1,7 @@
 """Real processes for the end-to-end tests: relays, clients in pipes, clients on a terminal.
 
+Those whom they meet may be guests: the same program on threads of this process.
+
     with Relay() as relay, Client(relay, home, "alice") as alice:
         alice.types("hello")
         alice.waits_for_output("Mined 1 coin. New balance: 1")
@@ -9,6 +11,7 @@ Everything is awaited with a deadline, nothing is slept for, and whatever was st
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -19,25 +22,36 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import pyte
+import pytest
+from profiles import checked_identity
 from rsa_pool import pooled
+from simulated_room import keystore, session_keys
 
+import chat_client
 from blockchain import Head
 from chat_effects import Effect, Show, Transmit
 from chat_engine import now
+from chat_profile import Profile
+from chat_screen import Streams
 from chat_session import Session
-from chat_terminal import Kind
+from chat_settings import Settings, read_settings
+from chat_terminal import Kind, Plain
 from chat_wire import MAX_FRAME_BYTES, Frame, FrameDecoder, FrameType, Ping, Pong
-from crypto_utils import EncryptionManager, Keystore, RoomSecret
+from crypto_utils import EncryptionManager, Identity, Keystore, RoomSecret
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 30.0  # generous: the machine may be busy; no test depends on it being short
+_MOST_GUESTS = 6  # of one test
+_session_numbers = count()
 
 
 def environment(home: Path | None = None, **more: str) -> dict[str, str]:
@@ -164,13 +178,23 @@ class Relay(Process):
         return self.exit_code()
 
 
-class Client(Process):
-    """A client in pipes, joined to a relay."""
+class _InPipes(ABC):
+    """A client in pipes: what is typed, and awaited of it."""
 
-    def __init__(self, port: int, home: Path, name: str, *flags: str) -> None:
-        arguments = ["chat_client.py", "--server", "127.0.0.1", "--port", str(port)]
-        super().__init__([*arguments, "--name", name, *flags], environment(home))
-        self.name = name
+    out: _Stream
+    err: _Stream
+
+    @abstractmethod
+    def types(self, *lines: str) -> None:
+        """Lines into its standard input."""
+
+    @abstractmethod
+    def ends_input(self) -> None:
+        """Closes its standard input."""
+
+    @abstractmethod
+    def exit_code(self) -> int:
+        """Waits for its end."""
 
     def joined(self) -> Self:
         """Waits until it is in the room."""
@@ -202,6 +226,107 @@ class Client(Process):
         """Ends its input and waits for its end."""
         self.ends_input()
         return self.exit_code()
+
+
+class Client(Process, _InPipes):
+    """A client in pipes, joined to a relay."""
+
+    def __init__(self, port: int, home: Path, name: str, *flags: str) -> None:
+        arguments = ["chat_client.py", "--server", "127.0.0.1", "--port", str(port)]
+        super().__init__([*arguments, "--name", name, *flags], environment(home))
+        self.name = name
+
+
+class Guest(_InPipes):
+    """The same on threads of this process, with keys that are there already.
+
+    Whom the client that a test is about talks with: the program too, from its flags to its exit
+    code, in a twentieth of the time, for most of a start goes into making RSA keys.
+    """
+
+    def __init__(self, port: int, home: Path, name: str, *flags: str) -> None:
+        self.name = name
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(chat_client, "EncryptionManager", _next_session_key)
+        self._patch.setattr(Identity, "from_pkcs8", checked_identity)
+        if not home.exists():
+            keys = keystore(f"guest in {home.name}").with_chain(bytes(16))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Keystore, "generate", lambda: keys)
+                Profile.open(home).close()
+        arguments = ["--server", "127.0.0.1", "--port", str(port), "--name", name, *flags]
+        known = {"CHAINROOM_HOME": str(home), "CHAINROOM_NO_ANNOUNCE": "1"}
+        stdin, self._stdin = _pipe()
+        (out, stdout), (err, stderr) = _pipe(), _pipe()
+        self.out, self.err = _Stream(out), _Stream(err)
+        self._signals = chat_client._Signals()  # caught by nobody: it knows the engine
+        self._code = -1
+        streams = Streams(stdin, stdout, stderr)
+        self._thread = threading.Thread(
+            target=self._run, args=(read_settings(arguments, known), streams), name=f"guest {name}"
+        )
+        self._thread.start()
+
+    def _run(self, settings: Settings, streams: Streams) -> None:
+        terminal = Plain(streams, quiet=settings.quiet)
+        try:
+            self._code = chat_client._run(settings, terminal, self._signals)
+        except chat_client._Exit as exc:
+            self._code = exc.code
+        finally:
+            terminal.close()
+            for stream in streams:
+                assert stream is not None
+                stream.close()
+
+    def types(self, *lines: str) -> None:
+        """Lines into its standard input."""
+        rest = "".join(f"{line}\n" for line in lines).encode()
+        while rest:
+            rest = rest[self._stdin.write(rest) :]
+
+    def ends_input(self) -> None:
+        """Closes its standard input."""
+        self._stdin.close()
+
+    def exit_code(self) -> int:
+        """Waits for its end."""
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive()
+        return self._code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.ends_input()
+        deadline = time.monotonic() + DEADLINE_S
+        while self._thread.is_alive():
+            assert time.monotonic() < deadline
+            if self._signals.engine is not None:
+                self._signals.engine.leave(0.0)
+            self._thread.join(0.05)
+        self.out.close()
+        self.err.close()
+        self._patch.undo()
+        if problem is not None:
+            problem.add_note(f"{self}\n--- stdout\n{self.out.text}\n--- stderr\n{self.err.text}")
+
+
+def _pipe() -> tuple[io.FileIO, io.FileIO]:
+    """Its ends, for reading and for writing."""
+    reads, writes = os.pipe()
+    return io.FileIO(reads, "rb"), io.FileIO(writes, "wb")
+
+
+def _next_session_key() -> EncryptionManager:
+    """No two of those who are there at once have the same."""
+    return session_keys("guest", next(_session_numbers) % _MOST_GUESTS)
 
 
 def run(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

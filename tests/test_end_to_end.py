@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes import Client, Insider, Process, Relay, Terminal, Wire, environment, run
+from processes import Client, Guest, Insider, Process, Relay, Terminal, Wire, environment, run
 
 from blockchain import Head
 from chat_checkpoint import CHECKPOINT_TABLE
@@ -150,7 +150,7 @@ def test_host_starts_a_relay_that_ends_with_the_client(tmp_path: Path) -> None:
     ) as host:
         host.out.wait_for("Connected!")
         port = int(host.err.wait_for(r"--port \d+").split()[1])
-        with Client(port, tmp_path / "b", "bob").joined() as bob:
+        with Guest(port, tmp_path / "b", "bob").joined() as bob:
             bob.types("knock knock")
             host.out.wait_for(r"bob#\w{4}: knock knock")
             host.types("exit")
@@ -174,8 +174,8 @@ def test_host_on_a_busy_port_is_one_line_and_exit_3(relay: Relay, tmp_path: Path
 def test_private_message_reaches_that_member_alone(relay: Relay, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
-        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
-        Client(relay.port, tmp_path / "c", "carol").joined() as carol,
+        Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Guest(relay.port, tmp_path / "c", "carol").joined() as carol,
     ):
         alice.sees("carol")
         alice.types("/msg bob between us", "to all")
@@ -193,8 +193,8 @@ def test_private_message_reaches_that_member_alone(relay: Relay, tmp_path: Path)
 def test_ignored_person_reads_nothing_said_after(relay: Relay, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
-        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
-        Client(relay.port, tmp_path / "c", "carol").joined() as carol,
+        Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Guest(relay.port, tmp_path / "c", "carol").joined() as carol,
     ):
         alice.sees("carol")
         alice.types("for both")
@@ -212,7 +212,7 @@ def test_ignored_person_reads_nothing_said_after(relay: Relay, tmp_path: Path) -
 def test_who_joins_later_reads_nothing_said_before(relay: Relay, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
-        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
     ):
         alice.sees("bob")
         alice.types("before")
@@ -233,7 +233,7 @@ def test_a_capture_opens_neither_to_who_came_later_nor_to_who_was_ignored(
     with (
         Wire(relay.port) as wire,
         Client(wire.port, tmp_path / "a", "alice").joined() as alice,
-        Client(wire.port, tmp_path / "b", "bob").joined() as bob,
+        Guest(wire.port, tmp_path / "b", "bob").joined() as bob,
     ):
         alice.sees("bob")
         alice.types("before")
@@ -358,7 +358,7 @@ def test_a_person_is_asked_again_three_times(tmp_path: Path) -> None:
 def test_long_line_is_refused_and_nothing_else_is_lost(relay: Relay, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
-        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
     ):
         alice.sees("bob")
         alice.types("before", "x" * 16_385, "y" * 16_384, "", "   ", "z" * 200_000, "after")
@@ -376,7 +376,7 @@ def test_long_line_is_refused_and_nothing_else_is_lost(relay: Relay, tmp_path: P
 def test_unknown_command_is_never_sent(relay: Relay, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
-        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
     ):
         alice.sees("bob")
         alice.types("/frobnicate secret", "//frobnicate")
@@ -428,7 +428,7 @@ def test_paste_of_42_lines_is_one_message_and_one_coin(relay: Relay, tmp_path: P
     flags = ("--server", "127.0.0.1", "--port", str(relay.port), "--name", "bob")
     lines = [f"line {n}" for n in range(42)]
     with (
-        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+        Guest(relay.port, tmp_path / "a", "alice").joined() as alice,
         Terminal(tmp_path / "b", *flags) as bob,
     ):
         bob.shows("Connected!")
@@ -532,7 +532,7 @@ class Acquainted:
     """Alice, bob and carol have talked.  Bob is in the room still."""
 
     relay: Relay
-    bob: Client
+    bob: Guest
     homes: dict[str, Path]
     earlier: Path  # alice's home before most of what she said
 
@@ -546,8 +546,8 @@ def alice_of(relay: Relay, home: Path) -> Client:
 def acquainted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acquainted]:
     path = tmp_path_factory.mktemp("acquainted")
     homes = {name: path / name for name in ("alice", "bob", "carol")}
-    with Relay() as relay, Client(relay.port, homes["bob"], "bob") as bob:
-        with Client(relay.port, homes["carol"], "carol", "--linger", "0.3") as carol:
+    with Relay() as relay, Guest(relay.port, homes["bob"], "bob") as bob:
+        with Guest(relay.port, homes["carol"], "carol", "--linger", "0.3") as carol:
             bob.joined()
             carol.joined()
             with alice_of(relay, homes["alice"]).joined() as alice:
@@ -595,7 +595,7 @@ def test_an_older_copy_is_found_after_everybody_and_the_relay_started_anew(
 ) -> None:
     home = shutil.copytree(acquainted.earlier, tmp_path / "alice")
     with (
-        Client(relay.port, acquainted.homes["carol"], "carol") as carol,
+        Guest(relay.port, acquainted.homes["carol"], "carol") as carol,
         alice_of(relay, home) as alice,
     ):
         alice.err.wait_for(CUT.format(r"carol#\w{4}"))
@@ -749,7 +749,7 @@ def test_every_line_of_a_long_pipe_arrives_in_order(
     relay: Relay, tmp_path: Path, count: int
 ) -> None:
     with (
-        Client(relay.port, tmp_path / "b", "bob").joined() as bob,
+        Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
         Client(relay.port, tmp_path / "c", "carol").joined() as carol,
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
     ):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Client, Process, Relay, Terminal, environment, run
+from processes import Client, Guest, Process, Relay, Terminal, environment, run
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def at(relay: Relay) -> tuple[str, ...]:
     return ("--server", "127.0.0.1", "--port", str(relay.port))
 
 
-def invite_of(client: Process) -> str:
+def invite_of(client: Process | Guest) -> str:
     return client.out.wait_for(r"^python chat_client\.py --invite \S+$").split()[-1]
 
 
@@ -46,13 +46,13 @@ def test_an_invite_is_all_that_a_friend_types(tmp_path: Path) -> None:
 def test_invited_room_is_joined_again_without_its_code_and_no_other_way(
     relay: Relay, tmp_path: Path
 ) -> None:
-    with Client(relay.port, tmp_path / "a", "alice", "--new-room") as alice:
+    with Guest(relay.port, tmp_path / "a", "alice", "--new-room") as alice:
         code = invite_of(alice)
         done = run(tmp_path / "b", *at(relay), "--name", "bob", "--invite", code)
         assert done.returncode == 0, done
         with (
             Client(relay.port, tmp_path / "b", "bob", "--invite") as bob,
-            Client(relay.port, tmp_path / "c", "carol") as carol,
+            Guest(relay.port, tmp_path / "c", "carol") as carol,
         ):
             carol.err.wait_for(r"in the room: nobody else yet$")
             bob.sees("alice")
@@ -100,7 +100,7 @@ def test_password_is_asked_of_a_person_and_not_shown(tmp_path: Path) -> None:
 
 
 def test_send_says_one_thing_and_leaves(relay: Relay, tmp_path: Path) -> None:
-    with Client(relay.port, tmp_path / "a", "alice") as alice:
+    with Guest(relay.port, tmp_path / "a", "alice") as alice:
         alice.joined()
         done = run(tmp_path / "b", *at(relay), "--name", "ci", "--send", "/build 42 is green")
         assert done.returncode == 0, done
@@ -172,7 +172,7 @@ def test_nick_is_remembered(relay: Relay, tmp_path: Path) -> None:
 
 def test_bell_rings_for_a_mention_and_what_else_is_wanted(relay: Relay, tmp_path: Path) -> None:
     with (
-        Client(relay.port, tmp_path / "b", "bob") as bob,
+        Guest(relay.port, tmp_path / "b", "bob") as bob,
         Terminal(tmp_path / "a", *at(relay), "--name", "ann", "--time", "off") as ann,
     ):
         bob.sees("ann")
