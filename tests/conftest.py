@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import rsa_pool
 from hypothesis import settings
+from processes import RelayHere
 from profiles import be_quick, nobody, say, talk
 from simulated_room import DECIDED_S, SimulatedMember, SimulatedRoom, tag
 
@@ -68,6 +70,13 @@ def false_bob(room: SimulatedRoom, knows_bob: SimulatedMember) -> SimulatedMembe
     mallory = room.join("mallory", nick="bob")
     room.passes(DECIDED_S)
     return mallory
+
+
+@pytest.fixture
+def relay() -> Iterator[RelayHere]:
+    """A real one, on threads of this process."""
+    with RelayHere() as here:
+        yield here
 
 
 # --------------------------------------------------------------------------- a profile's folder

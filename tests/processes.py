@@ -37,6 +37,7 @@ from rsa_pool import pooled
 from simulated_room import keystore, session_keys
 
 import chat_client
+import chat_server
 from blockchain import Head
 from chat_effects import Effect, Show, Transmit
 from chat_engine import now
@@ -44,13 +45,13 @@ from chat_profile import Profile
 from chat_screen import Streams
 from chat_session import Session
 from chat_settings import Settings, read_settings
-from chat_terminal import Kind, Plain
+from chat_terminal import Kind, Line, Plain
 from chat_wire import MAX_FRAME_BYTES, Frame, FrameDecoder, FrameType, Ping, Pong
 from crypto_utils import EncryptionManager, Identity, Keystore, RoomSecret
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 30.0  # generous: the machine may be busy; no test depends on it being short
-_MOST_GUESTS = 6  # of one test
+_MOST_GUESTS = 4  # of one test
 _session_numbers = count()
 
 
@@ -178,6 +179,20 @@ class Relay(Process):
         return self.exit_code()
 
 
+class RelayHere:
+    """A relay on threads of this process: for those whom it only connects."""
+
+    def __init__(self) -> None:
+        self._relay = chat_server.start_server("127.0.0.1", 0)
+        self.port = self._relay.address[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._relay.stop()
+
+
 class _InPipes(ABC):
     """A client in pipes: what is typed, and awaited of it."""
 
@@ -272,6 +287,8 @@ class Guest(_InPipes):
         try:
             self._code = chat_client._run(settings, terminal, self._signals)
         except chat_client._Exit as exc:
+            if str(exc):
+                terminal.show(Line(Kind.ERROR, str(exc)))
             self._code = exc.code
         finally:
             terminal.close()

@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes import Client, Guest, Insider, Process, Relay, Terminal, Wire, environment, run
+from processes import (
+    Client,
+    Guest,
+    Insider,
+    Process,
+    Relay,
+    RelayHere,
+    Terminal,
+    Wire,
+    environment,
+    run,
+)
 
 from blockchain import Head
 from chat_checkpoint import CHECKPOINT_TABLE
@@ -31,7 +42,7 @@ MEMBERS_FRAMES = {FrameType.BROADCAST, FrameType.DIRECT, FrameType.ADD, FrameTyp
 
 
 @pytest.fixture
-def relay() -> Iterator[Relay]:
+def relay_process() -> Iterator[Relay]:
     with Relay() as process:
         yield process
 
@@ -43,7 +54,7 @@ def chain_of(home: Path, profile: str = "default") -> Path:
 # ----------------------------------------------------------------- the seed's dialogue
 
 
-def test_seed_dialogue_from_a_pipe(relay: Relay, tmp_path: Path) -> None:
+def test_seed_dialogue_from_a_pipe(relay: RelayHere, tmp_path: Path) -> None:
     done = run(tmp_path, stdin=f"127.0.0.1\n{relay.port}\nhello\nexit\n")
     assert done.returncode == 0, done
     for expected in (
@@ -58,11 +69,12 @@ def test_seed_dialogue_from_a_pipe(relay: Relay, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("goodbye", ["exit", "EXIT", " Exit ", "/quit", "/QUIT", ""])
-def test_every_way_to_leave_exits_with_0(relay: Relay, tmp_path: Path, goodbye: str) -> None:
-    typed = f"127.0.0.1\n{relay.port}\n" + (f"{goodbye}\nnever said\n" if goodbye else "")
-    done = run(tmp_path, stdin=typed)
-    assert done.returncode == 0, done
-    assert "Mined" not in done.stdout
+def test_every_way_to_leave_exits_with_0(relay: RelayHere, tmp_path: Path, goodbye: str) -> None:
+    with Guest(relay.port, tmp_path / "a", "alice") as alice:
+        if goodbye:
+            alice.types(goodbye, "never said")
+        assert alice.leaves() == 0
+        assert "Mined" not in alice.out.text
 
 
 def test_blank_port_means_5555(tmp_path: Path) -> None:
@@ -79,10 +91,10 @@ def test_blank_port_means_5555(tmp_path: Path) -> None:
             assert client.exit_code() == 3
 
 
-def test_three_clients_talk_one_of_them_on_a_terminal(relay: Relay, tmp_path: Path) -> None:
-    flags = ("--server", "127.0.0.1", "--port", str(relay.port), "--name", "carol")
+def test_three_clients_talk_one_of_them_on_a_terminal(relay_process: Relay, tmp_path: Path) -> None:
+    flags = ("--server", "127.0.0.1", "--port", str(relay_process.port), "--name", "carol")
     with (
-        Wire(relay.port) as wire,
+        Wire(relay_process.port) as wire,
         Client(wire.port, tmp_path / "a", "alice") as alice,
         Client(wire.port, tmp_path / "b", "bob") as bob,
         Terminal(tmp_path / "c", *flags) as carol,
@@ -124,7 +136,7 @@ def test_three_clients_talk_one_of_them_on_a_terminal(relay: Relay, tmp_path: Pa
     ]
 
 
-def test_two_clients_of_one_login_need_no_flags(relay: Relay, tmp_path: Path) -> None:
+def test_two_clients_of_one_login_need_no_flags(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Process(["chat_client.py"], environment(tmp_path)) as first,
         Process(["chat_client.py"], environment(tmp_path)) as second,
@@ -161,7 +173,7 @@ def test_host_starts_a_relay_that_ends_with_the_client(tmp_path: Path) -> None:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
 
 
-def test_host_on_a_busy_port_is_one_line_and_exit_3(relay: Relay, tmp_path: Path) -> None:
+def test_host_on_a_busy_port_is_one_line_and_exit_3(relay: RelayHere, tmp_path: Path) -> None:
     done = run(tmp_path, "--host", str(relay.port))
     assert done.returncode == 3
     assert len([line for line in done.stderr.splitlines() if line.startswith("chainroom:")]) == 1
@@ -171,7 +183,7 @@ def test_host_on_a_busy_port_is_one_line_and_exit_3(relay: Relay, tmp_path: Path
 # ----------------------------------------------------------------- private, ignored, late
 
 
-def test_private_message_reaches_that_member_alone(relay: Relay, tmp_path: Path) -> None:
+def test_private_message_reaches_that_member_alone(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
         Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
@@ -190,7 +202,7 @@ def test_private_message_reaches_that_member_alone(relay: Relay, tmp_path: Path)
     assert "between us" in run(tmp_path / "b", "history", "--find", "BETWEEN").stdout
 
 
-def test_ignored_person_reads_nothing_said_after(relay: Relay, tmp_path: Path) -> None:
+def test_ignored_person_reads_nothing_said_after(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
         Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
@@ -209,7 +221,7 @@ def test_ignored_person_reads_nothing_said_after(relay: Relay, tmp_path: Path) -
         assert "for bob" not in carol.out.text
 
 
-def test_who_joins_later_reads_nothing_said_before(relay: Relay, tmp_path: Path) -> None:
+def test_who_joins_later_reads_nothing_said_before(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
         Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
@@ -227,7 +239,7 @@ def test_who_joins_later_reads_nothing_said_before(relay: Relay, tmp_path: Path)
 
 
 def test_a_capture_opens_neither_to_who_came_later_nor_to_who_was_ignored(
-    relay: Relay, tmp_path: Path
+    relay: RelayHere, tmp_path: Path
 ) -> None:
     """With all their keys, and every byte that ever went through the relay."""
     with (
@@ -283,14 +295,14 @@ def test_relay_that_dies_is_said_and_typed_lines_are_kept(tmp_path: Path) -> Non
     assert "after its death" in run(tmp_path, "history").stdout
 
 
-def test_relay_says_shutdown_when_it_is_stopped(relay: Relay, tmp_path: Path) -> None:
-    with Client(relay.port, tmp_path, "alice").joined() as alice:
-        assert relay.stop() == 0
+def test_relay_says_shutdown_when_it_is_stopped(relay_process: Relay, tmp_path: Path) -> None:
+    with Client(relay_process.port, tmp_path, "alice").joined() as alice:
+        assert relay_process.stop() == 0
         alice.err.wait_for("the relay closed the connection")
         assert alice.leaves() == 0
 
 
-def test_client_ends_in_order_on_sigterm(relay: Relay, tmp_path: Path) -> None:
+def test_client_ends_in_order_on_sigterm(relay: RelayHere, tmp_path: Path) -> None:
     with Client(relay.port, tmp_path, "alice").joined() as alice:
         alice.types("last words")
         alice.out.wait_for("New balance: 1")
@@ -355,7 +367,7 @@ def test_a_person_is_asked_again_three_times(tmp_path: Path) -> None:
         assert len([line for line in terminal.lines() if "1 to 65535" in line]) == 3
 
 
-def test_long_line_is_refused_and_nothing_else_is_lost(relay: Relay, tmp_path: Path) -> None:
+def test_long_line_is_refused_and_nothing_else_is_lost(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
         Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
@@ -373,7 +385,7 @@ def test_long_line_is_refused_and_nothing_else_is_lost(relay: Relay, tmp_path: P
         assert bob.leaves() == 0
 
 
-def test_unknown_command_is_never_sent(relay: Relay, tmp_path: Path) -> None:
+def test_unknown_command_is_never_sent(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Client(relay.port, tmp_path / "a", "alice").joined() as alice,
         Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
@@ -385,7 +397,9 @@ def test_unknown_command_is_never_sent(relay: Relay, tmp_path: Path) -> None:
         assert "secret" not in bob.out.text
 
 
-def test_nothing_from_outside_reaches_the_screen_unescaped(relay: Relay, tmp_path: Path) -> None:
+def test_nothing_from_outside_reaches_the_screen_unescaped(
+    relay: RelayHere, tmp_path: Path
+) -> None:
     # ESC, OSC 52 (the clipboard), BEL, C1's CSI, CR, bidi overrides, and a notice that is none.
     evil = "\x1b[2J\x1b]52;c;ZXZpbA==\x07\x9b31m\u202e!! fake\r-- fake\n!! KEY CHANGED: fake"
     shown = r"\\x1b\[2J\\x1b\]52;c;ZXZpbA==\\x07\\x9b31m\\u202e!! fake\\x0d-- fake"
@@ -424,7 +438,7 @@ def test_nothing_from_outside_reaches_the_screen_unescaped(relay: Relay, tmp_pat
         assert text is exports["html"] or not re.search("^!! ", text, re.MULTILINE)
 
 
-def test_paste_of_42_lines_is_one_message_and_one_coin(relay: Relay, tmp_path: Path) -> None:
+def test_paste_of_42_lines_is_one_message_and_one_coin(relay: RelayHere, tmp_path: Path) -> None:
     flags = ("--server", "127.0.0.1", "--port", str(relay.port), "--name", "bob")
     lines = [f"line {n}" for n in range(42)]
     with (
@@ -459,7 +473,7 @@ def _tampered(home: Path, statement: str, *values: object) -> None:
 def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of somebody who said ten things."""
     home = tmp_path_factory.mktemp("talked")
-    with Relay() as relay:
+    with RelayHere() as relay:
         lines = "".join(f"line {i}\n" for i in range(10))
         done = run(home, "--server", "127.0.0.1", "--port", str(relay.port), stdin=lines)
     assert done.returncode == 0, done
@@ -467,7 +481,7 @@ def talked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_damaged_chain_is_said_kept_and_followed_by_a_new_one(
-    relay: Relay, talked: Path, tmp_path: Path
+    relay: RelayHere, talked: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     shutil.copytree(talked, home)
@@ -492,7 +506,7 @@ def test_damaged_chain_is_said_kept_and_followed_by_a_new_one(
 
 @pytest.mark.parametrize("name", ["keys", "chain.db"])
 def test_damaged_profile_is_exit_6_and_says_what_to_do(
-    relay: Relay, talked: Path, tmp_path: Path, name: str
+    relay: RelayHere, talked: Path, tmp_path: Path, name: str
 ) -> None:
     home = tmp_path / "home"
     shutil.copytree(talked, home)
@@ -507,7 +521,7 @@ def test_damaged_profile_is_exit_6_and_says_what_to_do(
 
 
 def test_restart_continues_the_chain_and_the_balance(
-    relay: Relay, talked: Path, tmp_path: Path
+    relay: RelayHere, talked: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     shutil.copytree(talked, home)
@@ -516,7 +530,7 @@ def test_restart_continues_the_chain_and_the_balance(
     assert run(home, "verify").stdout.startswith("OK")
 
 
-def test_profile_in_use_is_exit_6_for_subcommands(relay: Relay, tmp_path: Path) -> None:
+def test_profile_in_use_is_exit_6_for_subcommands(relay: RelayHere, tmp_path: Path) -> None:
     with Client(relay.port, tmp_path, "alice").joined():
         for command in ("history", "verify", "wallet"):
             done = run(tmp_path, command)
@@ -531,13 +545,13 @@ def test_profile_in_use_is_exit_6_for_subcommands(relay: Relay, tmp_path: Path) 
 class Acquainted:
     """Alice, bob and carol have talked.  Bob is in the room still."""
 
-    relay: Relay
+    relay: RelayHere
     bob: Guest
     homes: dict[str, Path]
     earlier: Path  # alice's home before most of what she said
 
 
-def alice_of(relay: Relay, home: Path) -> Client:
+def alice_of(relay: RelayHere, home: Path) -> Client:
     """She waits for the relay's receipts, and hardly for anybody else's."""
     return Client(relay.port, home, "alice", "--linger", "0.3")
 
@@ -546,7 +560,7 @@ def alice_of(relay: Relay, home: Path) -> Client:
 def acquainted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acquainted]:
     path = tmp_path_factory.mktemp("acquainted")
     homes = {name: path / name for name in ("alice", "bob", "carol")}
-    with Relay() as relay, Guest(relay.port, homes["bob"], "bob") as bob:
+    with RelayHere() as relay, Guest(relay.port, homes["bob"], "bob") as bob:
         with Guest(relay.port, homes["carol"], "carol", "--linger", "0.3") as carol:
             bob.joined()
             carol.joined()
@@ -591,7 +605,7 @@ def test_an_older_copy_that_is_put_back_is_found_and_the_chat_goes_on_on_a_new_c
 
 
 def test_an_older_copy_is_found_after_everybody_and_the_relay_started_anew(
-    acquainted: Acquainted, relay: Relay, tmp_path: Path
+    acquainted: Acquainted, relay: RelayHere, tmp_path: Path
 ) -> None:
     home = shutil.copytree(acquainted.earlier, tmp_path / "alice")
     with (
@@ -746,12 +760,12 @@ def test_a_member_who_lies_or_is_no_other_than_oneself_is_said(
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.torture)])
 def test_every_line_of_a_long_pipe_arrives_in_order(
-    relay: Relay, tmp_path: Path, count: int
+    relay_process: Relay, tmp_path: Path, count: int
 ) -> None:
     with (
-        Guest(relay.port, tmp_path / "b", "bob").joined() as bob,
-        Client(relay.port, tmp_path / "c", "carol").joined() as carol,
-        Client(relay.port, tmp_path / "a", "alice").joined() as alice,
+        Guest(relay_process.port, tmp_path / "b", "bob").joined() as bob,
+        Client(relay_process.port, tmp_path / "c", "carol").joined() as carol,
+        Client(relay_process.port, tmp_path / "a", "alice").joined() as alice,
     ):
         bob.sees("alice")
         carol.sees("alice")
@@ -780,7 +794,8 @@ def test_relay_that_talks_nonsense_is_one_line_and_exit_3(tmp_path: Path) -> Non
         listener.settimeout(20)
         port = listener.getsockname()[1]
         for answer, line in answers:
-            with Client(port, tmp_path, "alice") as client:
+            kind = Client if answer == answers[0][0] else Guest
+            with kind(port, tmp_path / kind.__name__, "alice") as client:
                 connection, _ = listener.accept()
                 connection.sendall(answer)
                 connection.close()
@@ -789,8 +804,8 @@ def test_relay_that_talks_nonsense_is_one_line_and_exit_3(tmp_path: Path) -> Non
                 assert "\x1b" not in client.err.text
 
 
-def test_relay_refuses_nonsense_with_an_error_frame(relay: Relay) -> None:
-    with socket.create_connection(("127.0.0.1", relay.port), timeout=20) as sock:
+def test_relay_refuses_nonsense_with_an_error_frame(relay_process: Relay) -> None:
+    with socket.create_connection(("127.0.0.1", relay_process.port), timeout=20) as sock:
         sock.sendall(b"\0\0\0\x01\x63")
         decoder, frames = FrameDecoder(8192), list[Frame]()
         while data := sock.recv(4096):
@@ -802,11 +817,11 @@ def test_relay_refuses_nonsense_with_an_error_frame(relay: Relay) -> None:
 
 @pytest.mark.parametrize("count", [8, pytest.param(30, marks=pytest.mark.torture)])
 def test_many_clients_say_twenty_things_each_and_all_chains_are_complete(
-    relay: Relay, tmp_path: Path, count: int
+    relay_process: Relay, tmp_path: Path, count: int
 ) -> None:
     names = [f"m{i}" for i in range(count)]
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(relay.port, tmp_path / n, n)) for n in names]
+        clients = [stack.enter_context(Client(relay_process.port, tmp_path / n, n)) for n in names]
         for client in clients:
             client.joined()
         for client in clients:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from processes import Client, Guest, Process, Relay, Terminal, environment, run
+from processes import Client, Guest, Process, Relay, RelayHere, Terminal, environment, run
 
 
-@pytest.fixture
-def relay() -> Iterator[Relay]:
-    with Relay() as process:
-        yield process
-
-
-def at(relay: Relay) -> tuple[str, ...]:
+def at(relay: Relay | RelayHere) -> tuple[str, ...]:
     return ("--server", "127.0.0.1", "--port", str(relay.port))
 
 
@@ -44,7 +36,7 @@ def test_an_invite_is_all_that_a_friend_types(tmp_path: Path) -> None:
 
 
 def test_invited_room_is_joined_again_without_its_code_and_no_other_way(
-    relay: Relay, tmp_path: Path
+    relay: RelayHere, tmp_path: Path
 ) -> None:
     with Guest(relay.port, tmp_path / "a", "alice", "--new-room") as alice:
         code = invite_of(alice)
@@ -62,7 +54,7 @@ def test_invited_room_is_joined_again_without_its_code_and_no_other_way(
             assert "bob" not in carol.err.text
 
 
-def test_invite_of_an_open_room_is_how_others_find_it(relay: Relay, tmp_path: Path) -> None:
+def test_invite_of_an_open_room_is_how_others_find_it(relay: RelayHere, tmp_path: Path) -> None:
     with Client(relay.port, tmp_path, "alice", "--room", "deck-3") as alice:
         alice.joined().types("/invite")
         alice.err.wait_for(rf"this room is open, .* --port {relay.port} --room deck-3$")
@@ -99,7 +91,7 @@ def test_password_is_asked_of_a_person_and_not_shown(tmp_path: Path) -> None:
 # ----------------------------------------------------------------- one message
 
 
-def test_send_says_one_thing_and_leaves(relay: Relay, tmp_path: Path) -> None:
+def test_send_says_one_thing_and_leaves(relay: RelayHere, tmp_path: Path) -> None:
     with Guest(relay.port, tmp_path / "a", "alice") as alice:
         alice.joined()
         done = run(tmp_path / "b", *at(relay), "--name", "ci", "--send", "/build 42 is green")
@@ -111,7 +103,9 @@ def test_send_says_one_thing_and_leaves(relay: Relay, tmp_path: Path) -> None:
         alice.shows(r"ci#\w+ \(private\): psst")
 
 
-def test_send_to_nobody_is_3_and_says_that_nothing_was_sent(relay: Relay, tmp_path: Path) -> None:
+def test_send_to_nobody_is_3_and_says_that_nothing_was_sent(
+    relay: RelayHere, tmp_path: Path
+) -> None:
     done = run(tmp_path, *at(relay), "--name", "ci", "--send", "psst", "--to", "nobody")
     assert done.returncode == 3
     assert "there is nobody called nobody here" in done.stderr
@@ -121,7 +115,9 @@ def test_send_to_nobody_is_3_and_says_that_nothing_was_sent(relay: Relay, tmp_pa
 # ----------------------------------------------------------------- what a terminal remembers
 
 
-def test_typed_lines_come_back_in_the_next_run_and_lie_sealed(relay: Relay, tmp_path: Path) -> None:
+def test_typed_lines_come_back_in_the_next_run_and_lie_sealed(
+    relay: RelayHere, tmp_path: Path
+) -> None:
     flags = (*at(relay), "--name", "ann")
     with Terminal(tmp_path, *flags) as ann:
         ann.shows("Connected!")
@@ -139,7 +135,7 @@ def test_typed_lines_come_back_in_the_next_run_and_lie_sealed(relay: Relay, tmp_
         assert ann.exit_code() == 0
 
 
-def test_erased_text_does_not_come_back_by_arrow_up(relay: Relay, tmp_path: Path) -> None:
+def test_erased_text_does_not_come_back_by_arrow_up(relay: RelayHere, tmp_path: Path) -> None:
     flags = (*at(relay), "--name", "ann")
     with Terminal(tmp_path, *flags) as ann:
         ann.shows("Connected!")
@@ -161,7 +157,7 @@ def test_erased_text_does_not_come_back_by_arrow_up(relay: Relay, tmp_path: Path
         assert not any("a secret" in line for line in ann.lines())
 
 
-def test_nick_is_remembered(relay: Relay, tmp_path: Path) -> None:
+def test_nick_is_remembered(relay: RelayHere, tmp_path: Path) -> None:
     with Client(relay.port, tmp_path, "ann") as ann:
         ann.joined().types("/nick zoë")
         ann.err.wait_for(r"you are zoë#\w+ from here on")
@@ -170,7 +166,7 @@ def test_nick_is_remembered(relay: Relay, tmp_path: Path) -> None:
     assert re.search(r"you are zoë#\w+; in the room", done.stderr)
 
 
-def test_bell_rings_for_a_mention_and_what_else_is_wanted(relay: Relay, tmp_path: Path) -> None:
+def test_bell_rings_for_a_mention_and_what_else_is_wanted(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Guest(relay.port, tmp_path / "b", "bob") as bob,
         Terminal(tmp_path / "a", *at(relay), "--name", "ann", "--time", "off") as ann,
@@ -191,7 +187,7 @@ def test_bell_rings_for_a_mention_and_what_else_is_wanted(relay: Relay, tmp_path
         assert ann.raw.count(b"\a") == 1
 
 
-def test_quiet_terminal_answers_what_is_asked(relay: Relay, tmp_path: Path) -> None:
+def test_quiet_terminal_answers_what_is_asked(relay: RelayHere, tmp_path: Path) -> None:
     with Terminal(tmp_path, *at(relay), "--name", "ann", "--quiet") as ann:
         ann.types("/who\r")
         ann.shows(r"^-- ann#\w+ \(you\)")

@@ -16,21 +16,23 @@ from typing import Any
 
 import pytest
 from json_document import DOCUMENT, check
-from processes import DEADLINE_S, ROOT, Process, Relay, environment, run
+from processes import DEADLINE_S, ROOT, Process, RelayHere, environment, run
 
 TEXT = 'say "hi"\\ to\nthe\ttwo {of} \x1b[2J\x9b\x07\u202e!! you \x00 café 👩\u200d🚀 exit'
 BOT = "examples/echo_bot.py"
 SHELL = DOCUMENT.split("```sh\n")[2].split("```")[0]  # the session with jq
 
 
-def at(relay: Relay) -> list[str]:
+def at(relay: RelayHere) -> list[str]:
     return ["--server", "127.0.0.1", "--port", str(relay.port)]
 
 
 class Program(Process):
     """A program that talks to a client, or another one that does (`command`)."""
 
-    def __init__(self, relay: Relay, home: Path, name: str, *flags: str, command: str = "") -> None:
+    def __init__(
+        self, relay: RelayHere, home: Path, name: str, *flags: str, command: str = ""
+    ) -> None:
         arguments = [command] if command else ["chat_client.py", "--json"]
         arguments += [*at(relay), "--name", name, *flags]
         super().__init__(arguments, environment(home))
@@ -69,12 +71,6 @@ class Program(Process):
         return names(self.waits_for(lambda event: bool(names(event))))[0]
 
 
-@pytest.fixture
-def relay() -> Iterator[Relay]:
-    with Relay() as process:
-        yield process
-
-
 @contextmanager
 def shell_runs(script: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A shell, and all that it started, ended at the end."""
@@ -87,7 +83,7 @@ def shell_runs(script: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
                 os.killpg(shell.pid, signal.SIGKILL)
 
 
-def test_two_programs_talk(relay: Relay, tmp_path: Path) -> None:
+def test_two_programs_talk(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Program(relay, tmp_path / "a", "alice") as alice,
         Program(relay, tmp_path / "b", "bob", "--quiet") as bob,
@@ -147,7 +143,7 @@ def test_two_programs_talk(relay: Relay, tmp_path: Path) -> None:
         assert alice.err.text + bob.err.text == ""
 
 
-def test_the_bot_answers_whoever_names_it(relay: Relay, tmp_path: Path) -> None:
+def test_the_bot_answers_whoever_names_it(relay: RelayHere, tmp_path: Path) -> None:
     with (
         Program(relay, tmp_path / "e", "echo", "--linger", "0.2", command=BOT) as bot,
         Program(relay, tmp_path / "a", "alice") as alice,
@@ -167,7 +163,7 @@ def test_the_bot_answers_whoever_names_it(relay: Relay, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("jq"), reason="needs jq")
-def test_the_session_with_jq_answers_and_leaves(relay: Relay, tmp_path: Path) -> None:
+def test_the_session_with_jq_answers_and_leaves(relay: RelayHere, tmp_path: Path) -> None:
     script = SHELL.replace("--server 192.168.1.5", " ".join(at(relay)))
     script = script.replace("python ", f"{sys.executable} ")
     script = script.replace("chat_client.py", str(ROOT / "chat_client.py"))
@@ -188,7 +184,7 @@ def test_a_session_with_jq_in_the_readme_is_the_one_that_is_tested() -> None:
     assert all(block == SHELL for block in blocks if "jq" in block)
 
 
-def test_exit_codes_and_why(relay: Relay, home: Path) -> None:
+def test_exit_codes_and_why(relay: RelayHere, home: Path) -> None:
     def runs(*flags: str) -> tuple[int, list[dict[str, Any]]]:
         done = run(home, "--json", "--profile", "default", *flags)
         assert done.stderr == ""
@@ -208,7 +204,7 @@ def test_exit_codes_and_why(relay: Relay, home: Path) -> None:
         assert why in told[-1]["text"]
 
 
-def test_a_program_reads_slowly_and_misses_nothing(relay: Relay, tmp_path: Path) -> None:
+def test_a_program_reads_slowly_and_misses_nothing(relay: RelayHere, tmp_path: Path) -> None:
     """Kept out of memory by waiting, not by skipping."""
     count = 300
     text = "x" * 1_000
