@@ -6,8 +6,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import chains
 import pytest
 import rsa_pool
 from hypothesis import settings
@@ -16,6 +18,7 @@ from profiles import be_quick, nobody, say, talk
 from simulated_room import DECIDED_S, SimulatedMember, SimulatedRoom, tag
 
 import crypto_utils
+from blockchain import Blockchain
 from chat_profile import Profile
 
 # Shared runners stall now and then: a slow example is no failure.
@@ -77,6 +80,24 @@ def relay() -> Iterator[RelayHere]:
     """A real one, on threads of this process."""
     with RelayHere() as here:
         yield here
+
+
+# --------------------------------------------------------------------------- a chain
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a chain's file."""
+    return tmp_path / "chain.db"
+
+
+@pytest.fixture
+def chain(path: Path) -> Iterator[Blockchain]:
+    """A genesis, and a record of each of three types."""
+    with closing(Blockchain.create(path, chains.keystore(), chains.NOW)) as made:
+        drafts = [chains.draft(1), chains.draft(2, chains.RECEIVED), chains.draft(3, chains.EVENT)]
+        made.append(drafts, chains.NOW)
+        yield made
 
 
 # --------------------------------------------------------------------------- a profile's folder

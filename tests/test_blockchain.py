@@ -1,15 +1,11 @@
-"""blockchain: what is written, that it is on disk or not at all, and that every change is named.
+"""blockchain: what is written, and that it is on disk or not at all.
 
-`make_vectors_chain` is a second writer and a second verifier, made from docs/CHAIN_FORMAT.md alone;
-what the two must agree on is in vectors/chain.json.
+What its verdicts are is in test_chat_verdicts; what all share, vectors too, in chains.py.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import itertools
-import json
 import os
 import random
 import re
@@ -18,18 +14,39 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import make_vectors_chain as reference
-import make_vectors_crypto
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from chains import (
+    BASE,
+    EVENT,
+    EXAMPLE,
+    NOW,
+    RECEIVED,
+    ROOT,
+    SENT,
+    VECTORS,
+    database,
+    draft,
+    flipped,
+    held_in,
+    is_anywhere,
+    keystore,
+    naive_hash,
+    opened,
+    records,
+    rows_in,
+    rows_of,
+    run,
+    stored,
+    value,
+)
 
 from blockchain import (
     Block,
@@ -37,7 +54,6 @@ from blockchain import (
     BlockType,
     Draft,
     Finding,
-    Genesis,
     Head,
     SideRow,
     StoreError,
@@ -46,33 +62,15 @@ from blockchain import (
     StoreUnreadable,
     Verdict,
 )
-from chat_audit import audit
-from chat_blocks import DEFAULT_DIFFICULTY, HEADER_BYTES
 from chat_messages import Bundle, EntryKind, Event, EventKind, SignedEntry
 from chat_profile import Profile, ProfileDamaged
-from chat_verdicts import Verification
 from chat_verification import verify_profile
-from chat_wire import H, Label, Malformed, WireError, u64
+from chat_wire import H, Label, u64
 from crypto_utils import BadSignature, Identity, Keystore, RoomSecret, SigningKey, VerifyKey
 
 pytestmark = pytest.mark.timeout(60)
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "CHAIN_FORMAT.md").read_text("utf-8")
-VECTORS: dict[str, Any] = json.loads(reference.PATH.read_text("ascii"))
-NOW = 1_700_000_000_000  # milliseconds
-SENT, RECEIVED, EVENT = BlockType.SENT, BlockType.RECEIVED, BlockType.EVENT
-PARTS = {"header": 1, "signature": 2, "body": 3}  # of a row
-
-Row = list[Any]  # idx, header, signature, body
-
-
-@cache
-def keystore() -> Keystore:
-    """The vectors' keys, which exist only to be known; they name no chain."""
-    identity = Identity.from_pkcs8(make_vectors_crypto.pkcs8(make_vectors_crypto.E))
-    seed, data_key = bytes.fromhex(VECTORS["csk_seed"]), bytes.fromhex(VECTORS["cdk"])
-    return Keystore(identity, SigningKey(seed), data_key)
 
 
 def with_other_data_key() -> Keystore:
@@ -80,132 +78,8 @@ def with_other_data_key() -> Keystore:
     return Keystore(ours.identity, ours.chain_signing_key, b"another key of thirty-two bytes.")
 
 
-def draft(number: int, kind: BlockType = SENT) -> Draft:
-    return Draft(kind, b"record %d" % number, hashlib.sha256(b"%d" % number).digest())
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "chain.db"
-
-
-@pytest.fixture
-def chain(path: Path) -> Iterator[Blockchain]:
-    """A genesis, and a record of each of three types."""
-    with closing(Blockchain.create(path, keystore(), NOW)) as chain:
-        chain.append([draft(1), draft(2, RECEIVED), draft(3, EVENT)], NOW)
-        yield chain
-
-
-@contextmanager
-def opened(path: Path, keys: Keystore | None = None) -> Iterator[Blockchain]:
-    with closing(Blockchain.open(path, keys or keystore())) as chain:
-        yield chain
-
-
-def records(chain: Blockchain) -> list[bytes]:
-    return [record for _, record in chain.records(*set(BlockType) - {BlockType.GENESIS})]
-
-
-def flipped(data: bytes, at: int, bit: int = 0) -> bytes:
-    return data[:at] + bytes((data[at] ^ 1 << bit,)) + data[at + 1 :]
-
-
-# A schema that holds whatever was done to a chain: any type, and an idx twice.
-LOOSE = "CREATE TABLE blocks (idx, header, signature, body)"
-
-
-@contextmanager
-def database(rows: Sequence[Sequence[Any]], schema: str = LOOSE) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        connection.execute(schema)
-        connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", rows)
-        yield connection
-
-
-def verdicts(connection: sqlite3.Connection, chain_id: bytes) -> tuple[str, str, str]:
-    """Ours, ours of the quick check, and the second verifier's."""
-    keys = keystore().with_chain(chain_id)
-    chain = Blockchain(connection, keys)
-    verdict = chain.verify()
-    assert chain.is_chain_valid() is verdict.ok
-    assert Verification(chain._rows, keys.public)._exact(0) == verdict, "the quick way is the same"
-    quick = str(chain.verify(signatures=False))
-    spki, csk = bytes.fromhex(VECTORS["identity_spki"]), bytes.fromhex(VECTORS["csk"])
-    return str(verdict), quick, reference.verify(connection, spki, csk, chain_id)
-
-
 # --------------------------------------------------------------------------------------------------
 # vectors and the document
-
-
-def value(written: Any) -> Any:
-    if isinstance(written, dict):
-        return written["text"]
-    return bytes.fromhex(written) if isinstance(written, str) else written
-
-
-def rows_of(case: dict[str, Any]) -> list[Row]:
-    return [[idx, *map(value, VECTORS["blocks"][number])] for idx, number in case["rows"]]
-
-
-def named(case: dict[str, Any]) -> str:
-    return f"{case['expect']}: {case['why']}"
-
-
-EXAMPLE, BASE = VECTORS["cases"][:2]
-
-
-@pytest.mark.parametrize("case", VECTORS["cases"], ids=named)
-def test_two_verifiers_say_of_a_vector_what_it_says(case: dict[str, Any]) -> None:
-    with database(rows_of(case)) as connection:
-        ours, quick, theirs = verdicts(connection, bytes.fromhex(case["chain_id"]))
-        verdict = Blockchain(connection, keystore().with_chain(value(case["chain_id"]))).verify()
-    assert ours == theirs == case["expect"]
-    assert quick == case.get("quick", ours)
-    assert verdict.exit_code == case["exit"]
-    assert verdict.sentence
-
-
-@contextmanager
-def stored(path: Path, case: dict[str, Any]) -> Iterator[tuple[Blockchain, sqlite3.Connection]]:
-    """A whole chain in a file, open, and the same for the second verifier."""
-    rows = rows_of(case)
-    Blockchain.create(path, keystore(), NOW).close()
-    run(path, "DELETE FROM blocks")
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", rows)
-    with opened(path) as chain, database(rows) as theirs:
-        yield chain, theirs
-
-
-def run(path: Path, *statements: str) -> None:
-    """By somebody who has the file and no keys."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for statement in statements:
-            connection.execute(statement).fetchall()
-
-
-@pytest.mark.parametrize("case", [c for c in VECTORS["cases"] if "head" in c], ids=named)
-def test_two_verifiers_say_of_a_witnessed_head_what_its_vector_says(
-    path: Path, case: dict[str, Any]
-) -> None:
-    index, parts = case["head"]["index"], [value(case["head"][n]) for n in ("hash", "signature")]
-    with stored(path, case) as (chain, connection):
-        ours = chain.compare(Head(value(case["chain_id"]), index, *parts), "bob")
-        head = reference.Head(value(case["chain_id"]), index, *parts)
-        theirs = reference.compare(connection, value(VECTORS["csk"]), head)
-    assert str(ours) == theirs == case["witnessed"]
-    assert (ours.finding is Finding.OK) or "bob" in ours.sentence
-
-
-@pytest.mark.parametrize("case", [c for c in VECTORS["cases"] if "deep" in c], ids=named)
-def test_two_verifiers_say_of_the_authors_what_a_vector_says(
-    path: Path, case: dict[str, Any]
-) -> None:
-    keys = (value(VECTORS[name]) for name in ("cdk", "identity_spki", "csk"))
-    with stored(path, case) as (chain, connection):
-        assert str(audit(chain)) == reference.deep(connection, *keys) == case["deep"]
 
 
 @pytest.mark.parametrize("case", VECTORS["schemas"], ids=lambda c: str(c["why"]))
@@ -275,24 +149,6 @@ def test_the_records_of_the_vectors_are_entries_and_events() -> None:
     assert set(kinds) == entries | {(EVENT, kind) for kind in EventKind}
 
 
-def test_the_vectors_are_what_their_script_makes() -> None:
-    assert reference.PATH.read_text("ascii") == reference.text()
-
-
-def test_every_finding_has_a_vector() -> None:
-    verdicts = {c.get(by) for c in VECTORS["cases"] for by in ("expect", "witnessed", "deep")}
-    assert {v.split("@")[0] for v in verdicts if v} == {f.name for f in Finding}
-
-
-def test_the_second_verifier_imports_nothing_of_chainroom() -> None:
-    ours = {file.stem for file in ROOT.glob("*.py")}
-    for script in (reference, make_vectors_crypto):
-        tree = ast.parse(Path(script.__file__ or "").read_text("utf-8"))
-        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-        names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-        assert not names & ours
-
-
 def test_the_code_writes_the_documented_bytes(path: Path) -> None:
     """The example again, with everything random as it was there."""
     rows, chain_id = rows_of(EXAMPLE), value(EXAMPLE["chain_id"])
@@ -358,104 +214,6 @@ def test_the_document_has_the_schema_and_every_verdict_and_the_header(
     assert all(f.name in DOCUMENT for f in Finding)
     table = re.findall(r"^\| (\d+) \| (\w+)", DOCUMENT.split("## 3.")[0], re.MULTILINE)
     assert [(name, int(at)) for at, name in table] == list(reference.AT.items())
-
-
-# --------------------------------------------------------------------------------------------------
-# blocks
-
-sizes = {"chain_id": 16, "previous_hash": 32, "body_hash": 32, "entry_id": 32}
-numbers = {"index": 64, "timestamp_ms": 64, "nonce": 64, "refers_to": 64, "difficulty": 8}
-blocks = st.builds(
-    Block,
-    type=st.sampled_from(BlockType),
-    body=st.binary(max_size=9),
-    signature=st.binary(max_size=9),
-    **{name: st.binary(min_size=size, max_size=size) for name, size in sizes.items()},
-    **{name: st.integers(0, 2**bits - 1) for name, bits in numbers.items()},
-)
-
-
-@given(block=blocks)
-def test_a_block_is_its_header_body_and_signature_and_back(block: Block) -> None:
-    assert len(block.header) == HEADER_BYTES
-    assert Block.parse(block.header, block.body, block.signature) == block
-
-
-@given(block=blocks, at=st.integers(0, HEADER_BYTES - 1), data=st.binary(max_size=4))
-def test_any_bytes_are_a_header_or_malformed(block: Block, at: int, data: bytes) -> None:
-    header = block.header[:at] + data + block.header[at + len(data) :]
-    try:
-        assert Block.parse(header).header == header
-    except Malformed:
-        assert header[:4] != b"CRB1" or header[4] not in set(BlockType) or len(header) != 150
-
-
-@given(data=st.binary(max_size=200))
-def test_a_header_of_another_size_is_malformed(data: bytes) -> None:
-    if len(data) != HEADER_BYTES:
-        with pytest.raises(Malformed, match=f"{len(data)} bytes"):
-            Block.parse(data)
-
-
-def naive_hash(block: Block) -> bytes:
-    return hashlib.sha256(b"chainroom/1 block\0" + block.header).digest()
-
-
-def zero_bits(digest: bytes) -> int:
-    return len(f"1{int.from_bytes(digest, 'big'):0256b}".removeprefix("1").split("1")[0])
-
-
-@given(block=blocks)
-def test_a_blocks_hash_is_that_of_its_label_and_header(block: Block) -> None:
-    assert block.calculate_hash() == naive_hash(block)
-
-
-@given(block=blocks, difficulty=st.integers(0, 10))
-def test_mining_takes_the_first_nonce_that_fits_and_changes_nothing_else(
-    block: Block, difficulty: int
-) -> None:
-    mined = block.mine_block(difficulty)
-    attempts = (
-        reference._HEADER.pack(*reference._HEADER.unpack(mined.header)[:-2], nonce, mined.refers_to)
-        for nonce in itertools.count()
-    )
-    fitting = (h for h in attempts if zero_bits(H(Label.BLOCK, h)) >= difficulty)
-    assert mined.header == next(fitting)
-    assert mined.difficulty == difficulty
-    before, after = vars(block) | {"header": 0}, vars(mined) | {"header": 0}
-    changed = {name for name in after if before[name] != after[name]}
-    assert changed <= {"nonce", "difficulty"}
-
-
-def test_every_sent_block_is_mined_and_no_other(chain: Blockchain) -> None:
-    for number in range(40):
-        sent, received = chain.append([draft(number), draft(number, RECEIVED)], NOW)
-        assert zero_bits(naive_hash(sent)) >= DEFAULT_DIFFICULTY == sent.difficulty == 8
-        assert (received.nonce, received.difficulty) == (0, 0)
-
-
-GENESIS_BODY = value(VECTORS["blocks"][0][2])
-
-
-@given(data=st.binary(max_size=60))
-def test_any_bytes_are_a_genesis_or_a_wire_error(data: bytes) -> None:
-    for body in (data, GENESIS_BODY[:-2] + data, GENESIS_BODY + data, data + GENESIS_BODY):
-        try:
-            assert Genesis.parse(body).serialize() == body
-        except WireError:
-            assert body != GENESIS_BODY
-
-
-@given(at=st.integers(0, len(GENESIS_BODY) - 1), bit=st.integers(0, 7), finding=st.text(max_size=9))
-def test_a_changed_genesis_serializes_back_or_is_a_wire_error(
-    at: int, bit: int, finding: str
-) -> None:
-    said = finding.encode()
-    body = flipped(GENESIS_BODY, at, bit)[:-2] + len(said).to_bytes(2, "big") + said
-    with suppress(WireError):
-        genesis = Genesis.parse(body)
-        assert genesis.serialize() == body
-        assert genesis.finding == finding
 
 
 # --------------------------------------------------------------------------------------------------
@@ -924,127 +682,6 @@ def test_nothing_in_the_files_is_in_clear_but_who_and_how_many(path: Path) -> No
 
 
 # --------------------------------------------------------------------------------------------------
-# verdicts
-
-
-@pytest.mark.parametrize("i", range(5))
-def test_a_flip_of_any_byte_of_a_block_names_that_block(i: int) -> None:
-    """In header, signature and body; each bit of a byte has its turn.  The quick check finds the
-    same, but for an old signature."""
-    rows = rows_of(BASE)
-    with database(rows) as connection:
-        chain = Blockchain(connection, keystore().with_chain(value(BASE["chain_id"])))
-        assert chain.is_chain_valid()
-        for name, part in PARTS.items():
-            whole: bytes = rows[i][part]
-            for at in range(len(whole)):
-                changed = (flipped(whole, at, at % 8), i)
-                connection.execute(f"UPDATE blocks SET {name} = ? WHERE idx = ?", changed)
-                verdict, quick = chain.verify(), chain.verify(signatures=False)
-                assert not verdict.ok, (name, at)
-                assert verdict.index == i, (name, at, verdict)
-                if name == "signature" and i < 4:
-                    assert (str(verdict), str(quick)) == (f"FORGED@{i}", "OK")
-                else:
-                    assert quick == verdict
-                if name == "body":
-                    assert verdict.finding is Finding.EDITED
-            connection.execute(f"UPDATE blocks SET {name} = ? WHERE idx = ?", (whole, i))
-        assert chain.is_chain_valid()
-
-
-anything = st.one_of(
-    st.none(),
-    st.integers(-(2**63), 2**63 - 1),
-    st.floats(),
-    st.text(max_size=4),
-    st.binary(max_size=4),
-)
-places = st.integers(0, 6)
-parts = st.sampled_from(["header", "signature", "body"])
-changes = st.one_of(
-    st.tuples(st.just("value"), places, parts, anything),
-    st.tuples(st.just("idx"), places, anything),
-    st.tuples(st.just("flip"), places, parts, st.integers(0, 2000), st.integers(0, 7)),
-    st.tuples(st.just("swap"), places, places),
-    st.tuples(st.just("delete"), places),
-    st.tuples(st.just("zero"), places, st.integers(0, 400)),
-    st.tuples(st.just("refer"), places, st.integers(0, 8)),
-    st.tuples(st.just("repeat"), places, st.integers(-2, 7)),
-    st.tuples(st.just("sign"), places, st.booleans()),
-    st.tuples(st.just("rehash"), places),
-    st.tuples(st.just("relink"), places),
-    st.tuples(st.just("other"), places, st.sampled_from([1, 2, 3])),
-)
-
-
-def apply(rows: list[Row], change: tuple[Any, ...]) -> None:
-    """What somebody with the file, and maybe the keys, does to it."""
-    what, i, *more = change
-    if i >= len(rows):
-        return
-    row = rows[i]
-    match what, *more:
-        case "value", name, new:
-            row[PARTS[name]] = new
-        case "idx", new:
-            row[0] = new
-        case "flip", name, at, bit:
-            old = row[PARTS[name]]
-            if isinstance(old, bytes) and old:
-                row[PARTS[name]] = flipped(old, at % len(old), bit)
-        case "swap", other if other < len(rows):
-            row[1:], rows[other][1:] = rows[other][1:], row[1:]
-        case ("delete",):
-            del rows[i]
-        case "repeat", idx:
-            rows.append([idx, *row[1:]])
-        case "zero", size:
-            row[3] = bytes(size)
-        case "other", part:
-            row[part] = reference.CHAINS.other.rows[i % 5][part]
-    header, body = row[1], row[3]
-    if not (isinstance(header, bytes) and isinstance(body, bytes) and len(header) == HEADER_BYTES):
-        return
-    before = rows[i - 1][1] if i and isinstance(rows[i - 1][1], bytes) else b""
-    match what, *more:
-        case "sign", is_ours:
-            person = reference.ALICE if is_ours else reference.BOB
-            row[2] = reference.sign(person.csk_seed, header)
-        case "refer", index:
-            row[1] = header[:142] + u64(index)
-        case ("rehash",):
-            row[1] = header[:70] + hashlib.sha256(body).digest() + header[102:]
-        case ("relink",):
-            row[1] = header[:30] + H(Label.BLOCK, before) + header[62:]
-
-
-(FORGOTTEN,) = (c for c in VECTORS["cases"] if c["why"].startswith("two texts erased"))
-
-
-@given(st.lists(changes, max_size=6), st.sampled_from([BASE, FORGOTTEN]), st.booleans())
-def test_two_verifiers_agree_on_whatever_was_done_to_a_chain(
-    done: list[tuple[Any, ...]], case: dict[str, Any], is_any_chain: bool
-) -> None:
-    rows = rows_of(case)
-    chain_id = bytes(16) if is_any_chain else value(case["chain_id"])
-    for change in done:
-        apply(rows, change)
-    with database(rows) as connection:
-        ours, quick, theirs = verdicts(connection, chain_id)
-        left = [list(row) for row in connection.execute("SELECT * FROM blocks ORDER BY idx")]
-    assert ours == theirs
-    if ours == "OK" and ("sign", True) not in [(what, more[-1]) for what, *more in done]:
-        # Without the key all is as it was, or the last blocks are gone; zeros are as good as none.
-        for row, before in zip(left, rows_of(case), strict=False):
-            assert row[:3] == before[:3]
-            assert row[3] == before[3] or not (any(row[3]) or any(before[3]))
-    if quick != ours:  # an old signature was altered, and maybe something behind it
-        assert ours.startswith("FORGED@")
-        assert quick == "OK" or int(quick.split("@")[1]) > int(ours.split("@")[1])
-
-
-# --------------------------------------------------------------------------------------------------
 # witnesses
 
 
@@ -1147,17 +784,6 @@ def test_only_a_message_that_is_there_can_be_erased(chain: Blockchain) -> None:
     assert chain.add_block(draft(9), NOW).index == 5
 
 
-def held_in(*files: Path) -> bytes:
-    """Every byte of these files and of what SQLite keeps beside them."""
-    found = (other for file in files for other in file.parent.glob(f"{file.name}*"))
-    return b"".join(other.read_bytes() for other in found)
-
-
-def is_anywhere(body: bytes, held: bytes) -> bool:
-    """Whether any 128 bytes of it in a row are there, or its first 16."""
-    return any(body[at : at + 16] in held for at in range(0, len(body) - 16, 112))
-
-
 def test_no_byte_of_an_erased_text_is_left_in_any_file(path: Path) -> None:
     """Texts of many sizes, with overflow pages and without, erased in any order among others that
     are written meanwhile."""
@@ -1219,88 +845,6 @@ def test_a_text_is_erased_as_a_whole_or_not_at_all(
         assert str(chain.verify()) == "OK"
         assert records(chain)[0] == (b"record 2" if is_done else b"record 1")
         chain.forget(2, NOW)
-
-
-# --------------------------------------------------------------------------------------------------
-# in slices
-
-
-def test_a_verification_in_slices_says_the_same_while_the_chain_grows(chain: Blockchain) -> None:
-    chain.append([draft(number, RECEIVED) for number in range(20)], NOW)
-    seen: list[Verdict | None] = []
-    for verdict in chain.verification(slice_blocks=5):
-        seen.append(verdict)
-        if len(seen) in (1, 3):
-            chain.add_block(draft(30 + len(seen)), NOW)
-            chain.forget(len(seen) + 3, NOW)
-    assert seen[:-1] == [None] * (len(seen) - 1)
-    assert seen[-1] == Verdict(Finding.OK, 28)
-    assert len(seen) > 4
-
-
-@pytest.mark.parametrize("size", range(1, 8))
-def test_slices_of_any_size_find_the_same(chain: Blockchain, size: int) -> None:
-    def last(**how: Any) -> Verdict | None:
-        return list(chain.verification(slice_blocks=size, **how))[-1]
-
-    assert last() == last(signatures=True) == Verdict(Finding.OK, 4)
-    chain._db.execute("UPDATE blocks SET body = x'00' WHERE idx = 2")
-    assert last() == last(signatures=True) == Verdict(Finding.EDITED, 2)
-
-
-def test_a_verification_can_begin_behind_what_is_known_to_be_whole(chain: Blockchain) -> None:
-    for start in (*range(6), 2**64):
-        assert chain.verify(start=start) == Verdict(Finding.OK, 4)
-    chain._db.execute("UPDATE blocks SET body = x'00' WHERE idx = 1")
-    for start, expected in enumerate(["EDITED@1", "EDITED@1", "OK", "OK", "OK", "EDITED@1"]):
-        assert str(chain.verify(start=start)) == expected
-        assert str(chain.verify(start=start, signatures=False)) == expected
-    chain._db.execute("UPDATE blocks SET header = x'00' WHERE idx = 1")
-    assert str(chain.verify(start=2)) == "UNREADABLE@1", "what cannot be read is not trusted"
-
-
-def test_progress_is_told_now_and_then(chain: Blockchain) -> None:
-    chain.append([draft(number, RECEIVED) for number in range(1100)], NOW)
-    told: list[int] = []
-    chain.verify(signatures=False, progress=told.append)
-    assert told == [1000]
-
-
-def test_a_verdict_says_what_where_and_what_is_left_since_when(chain: Blockchain) -> None:
-    chain.append([draft(4, RECEIVED)], NOW + 3_600_000)
-    for i in range(5):
-        chain._db.execute("SAVEPOINT before")
-        chain._db.execute("UPDATE blocks SET body = x'00' WHERE idx = ?", (i,))
-        verdict = chain.verify()
-        assert verdict.sentence.startswith(f"block {i} was changed after it was written; ")
-        assert verdict.sentence.endswith(
-            {
-                0: "no block can be relied on",
-                1: "block 0 is whole, of 2023-11-14 22:13 UTC",
-            }.get(i, f"blocks 0 to {i - 1} are whole, the last of them of 2023-11-14 22:13 UTC")
-        )
-        chain._db.execute("ROLLBACK TO before")
-    assert Verdict(Finding.EDITED, 3, good_ms=2**64 - 1).sentence
-
-
-def test_no_two_findings_are_told_alike() -> None:
-    for index in (0, 1, 17):
-        told = {Verdict(finding, index, "bob", 20).sentence for finding in Finding}
-        assert len(told) == len(Finding)
-        assert not any("{" in sentence or "\n" in sentence for sentence in told)
-    tampering = [v for f in Finding if (v := Verdict(f)).exit_code == 4]
-    assert not any("read" in verdict.sentence for verdict in tampering)
-
-
-def test_a_verdict_reads_like_this() -> None:
-    assert str(Verdict(Finding.EDITED, 17)) == "EDITED@17"
-    assert (str(Verdict(Finding.OK, 3)), Verdict(Finding.OK, 3).exit_code) == ("OK", 0)
-    assert Verdict(Finding.OK, 3).sentence == "3 blocks, each as it was written"
-    assert Verdict(Finding.OK, 1).sentence == "1 block, each as it was written"
-    codes = {finding: Verdict(finding).exit_code for finding in Finding}
-    assert [f for f, code in codes.items() if code == 6] == [Finding.UNREADABLE]
-    assert [f for f, code in codes.items() if code == 0] == [Finding.OK]
-    assert set(codes.values()) == {0, 4, 6}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1525,133 +1069,6 @@ def test_a_profile_with_more_in_a_chains_file_is_refused_and_stays_as_it_is(
     for file in (kept, path):
         run(file, "DROP TRIGGER t")
     assert checked() == [(0, False), (4, False)], "what was done to the blocks is found then"
-
-
-PARTIAL = (
-    "CREATE INDEX i ON {} WHERE {}",
-    "PRAGMA writable_schema = ON",
-    "UPDATE sqlite_schema SET sql = 'CREATE INDEX i ON {}' WHERE name = 'i'",
-)
-
-
-def test_an_index_that_leaves_blocks_out_is_not_asked(path: Path, chain: Blockchain) -> None:
-    """Even where a file with one could be opened."""
-    chain.close()
-    on = "blocks (substr(header, 5, 1), idx)"
-    run(path, *(text.format(on, "idx < 2") for text in PARTIAL))
-    with closing(sqlite3.connect(path)) as connection:
-        by_index = "SELECT * FROM blocks WHERE substr(header, 5, 1) = x'04' AND idx > 0"
-        assert connection.execute(by_index).fetchall() == [], "it does lie"
-        chain = Blockchain(connection, keystore())
-        assert [record for _, record in chain.records(RECEIVED)] == [b"record 2"]
-        assert chain._rows.entry_ids(RECEIVED, 1, 9) == {draft(2).entry_id}
-
-
-def test_an_index_of_side_rows_that_leaves_some_out_hides_none(
-    path: Path, chain: Blockchain
-) -> None:
-    """It stands in the place of the one that the schema has, so the schema is right."""
-    chain.append([], NOW, [SideRow("acks", b"1", b"one"), SideRow("members", b"2", b"two")])
-    chain.close()
-    on, name = "side (name, row)", "sqlite_autoindex_side_1"
-    run(
-        path,
-        *(text.format(on, "name <> 'acks'") for text in PARTIAL),
-        "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'i')"
-        f" WHERE name = '{name}'",
-        "DELETE FROM sqlite_schema WHERE name = 'i'",
-    )
-    with closing(sqlite3.connect(path)) as connection:
-        by_index = "SELECT sealed FROM side WHERE name = 'acks'"
-        assert connection.execute(by_index).fetchall() == [], "it does lie"
-    with opened(path) as chain:
-        assert chain.side("acks") == {b"1": b"one"}
-        chain.append([], NOW, [SideRow("acks", b"1", b"newer"), SideRow("acks", b"3", b"three")])
-        assert chain.side("acks") == {b"1": b"newer", b"3": b"three"}
-        assert chain.side("members") == {b"2": b"two"}
-
-
-@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
-def test_a_chain_in_another_text_encoding_reads_the_same(
-    path: Path, chain: Blockchain, encoding: str
-) -> None:
-    chain.append([], NOW, [SideRow("t", b"k", b"v")])
-    chain.close()
-    copy = path.with_name("copy.db")
-    run(
-        copy,
-        f"PRAGMA encoding = '{encoding}'",
-        "PRAGMA user_version = 1",
-        reference.BLOCKS,
-        reference.SIDE,
-    )
-    with closing(sqlite3.connect(copy)) as connection:
-        assert connection.execute("PRAGMA encoding").fetchone() == (encoding,)
-    with opened(path) as chain:
-        wanted = rows_of_side_and_blocks(chain)
-    with closing(sqlite3.connect(copy)) as connection, connection:
-        for table, rows in wanted.items():
-            marks = ", ".join("?" * len(rows[0]))
-            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
-    with opened(copy) as chain:
-        assert rows_of_side_and_blocks(chain) == wanted
-        assert (str(chain.verify()), len(records(chain))) == ("OK", 3)
-        chain.append([draft(4)], NOW, [SideRow("t", b"k", b"w")])
-        assert chain.side("t") == {b"k": b"w"}
-    with opened(copy) as chain:
-        assert str(chain.verify()) == "OK"
-
-
-def rows_of_side_and_blocks(chain: Blockchain) -> dict[str, list[Any]]:
-    return {n: chain._db.execute(f"SELECT * FROM {n}").fetchall() for n in ("blocks", "side")}
-
-
-@pytest.mark.parametrize("i", range(5))
-def test_a_row_that_sqlite_cannot_give_is_named(i: int) -> None:
-    """Text that is not UTF-8 stops the reading there, and what comes before is still judged."""
-    with database(rows_of(BASE)) as connection:
-        connection.execute("UPDATE blocks SET header = CAST(x'ff' AS TEXT) WHERE idx = ?", (i,))
-        chain = Blockchain(connection, keystore())
-        assert str(chain.verify()) == f"UNREADABLE@{i}"
-        assert str(chain.verify(signatures=False)) == f"UNREADABLE@{i}"
-        if i == 4:
-            connection.execute("UPDATE blocks SET body = x'' WHERE idx = 3")
-            assert str(chain.verify()) == "EDITED@3"
-
-
-def test_a_tree_that_does_not_lead_to_a_row_is_no_tampering(path: Path) -> None:
-    """A key is damaged in a page by which SQLite finds rows; the rows are as they were."""
-    with closing(Blockchain.create(path, keystore(), NOW)) as chain:
-        chain.append([draft(number) for number in range(40)], NOW)
-        ((root,),) = chain._db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'blocks'")
-        head = chain.head()
-    content, rows, lost = path.read_bytes(), rows_in(path), 0
-    page = (root - 1) * 4096
-    assert content[page] == 5, "an interior page"
-    for cell in range(int.from_bytes(content[page + 3 : page + 5], "big")):
-        at = page + int.from_bytes(content[page + 12 + 2 * cell :][:2], "big") + 4
-        path.write_bytes(content[:at] + b"\1" + content[at + 1 :])
-        assert rows_in(path) == rows
-        with opened(path) as chain:
-            verdicts = {str(list(chain.verification(slice_blocks=n))[-1]) for n in (3, 5, 100)}
-            assert {verdict.split("@")[0] for verdict in verdicts} <= {"OK", "UNREADABLE"}
-            for start in range(head.index + 1):
-                places = list(range(max(1, start), head.index + 1))
-                with suppress(StoreUnreadable):
-                    assert [block.index for block, _ in chain.records(SENT, start=start)] == places
-                with suppress(StoreUnreadable):
-                    assert len(chain.coins(start=start)) == len(places)
-            if chain.block(head.index) is None:
-                lost += 1
-                with pytest.raises(StoreUnreadable, match="cannot be found"):
-                    chain.compare(head, "bob")
-        lost += verdicts != {"OK"}
-    assert lost > 1
-
-
-def rows_in(path: Path) -> list[Row]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT * FROM blocks ORDER BY idx").fetchall()
 
 
 def test_a_file_cut_short_is_whole_only_if_its_blocks_are(path: Path) -> None:

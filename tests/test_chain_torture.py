@@ -2,7 +2,7 @@
 
 Each test has a small run in the normal suite and the long one under `make torture`: every byte of a
 chain of 200 blocks, 10,000 changes, 1,000 kills.  That changes are found is known from what was
-changed, not from a second opinion (that is `test_blockchain`'s).
+changed, not from a second opinion (that is `test_chat_verdicts`'s).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from test_blockchain import PARTS, ROOT, flipped, held_in, is_anywhere, keystore
+from chains import PARTS, ROOT, flipped, held_in, is_anywhere, keystore
 
 from blockchain import Block, Blockchain, BlockType, Draft, Head, SideRow, StoreUnreadable
 from crypto_utils import BadSignature, IdentityPublic, VerifyKey

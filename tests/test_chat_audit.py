@@ -1,6 +1,6 @@
 """chat_audit: whose every record is, and what acks that are kept say of a chain that looks whole.
 
-What BADAUTHOR is in each case: the vectors, which test_blockchain.py runs through `audit` as well.
+What BADAUTHOR is in each case: the vectors, which test_chat_verdicts.py runs through `audit`.
 """
 
 from __future__ import annotations
