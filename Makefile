@@ -82,8 +82,9 @@ $(VENV)/.run: $(VENV)/.made
 $(VENV)/.test: $(VENV)/.run
 	@echo 'Installing what the tests need ...'
 	@$(PIP) install --group dev
-	@sh tests/install_chromium.sh
-	@sh tests/install_jq.sh
+	@sh tests/apt_install.sh chromium 'the test of the exported page' \
+		chromium-browser google-chrome chrome
+	@sh tests/apt_install.sh jq 'the test of the session in docs/JSON.md'
 	@touch $@
 
 $(VENV)/.made: pyproject.toml

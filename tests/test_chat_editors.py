@@ -195,6 +195,12 @@ def paste(person: Person, text: str) -> None:
     person.type("\x1b[200~" + text.replace("\n", "\r") + "\x1b[201~")
 
 
+def throws_away(person: Person) -> None:
+    """What is typed, by Ctrl-C."""
+    person.type("\x03")
+    person.until_last_are(HINT, ">")
+
+
 @pytest.mark.parametrize("back_end", EDITORS)
 def test_a_paste_of_42_lines_is_one_text_after_a_question(start: Start, back_end: str) -> None:
     person = start(back_end)
@@ -221,8 +227,7 @@ def test_a_paste_that_was_not_meant_can_be_mended_or_thrown_away(
     person.until_last_are(QUESTION)
     person.type("\r")
     person.until(lambda rows: QUESTION in rows and "line 41 of the paste" in rows[-1])
-    person.type("\x03")
-    person.until_last_are(HINT, ">")
+    throws_away(person)
     person.type("hello\r")
     assert person.line() == "hello"
 
@@ -397,8 +402,7 @@ def test_ctrl_c_with_something_typed_since_only_clears_it(start: Start, back_end
     for typed in ("one", "two"):
         person.type(typed)
         person.until_last_are("> " + typed)
-        person.type("\x03")
-        person.until_last_are(HINT, ">")
+        throws_away(person)
     person.type("three\r")
     assert person.line() == "three"
 

@@ -461,7 +461,7 @@ def rows(png: bytes) -> list[bytes]:
 
 def test_a_browser_shows_and_prints_the_page_and_asks_nobody_for_anything(tmp_path: Path) -> None:
     if find_chromium() is None:
-        pytest.skip("no Chromium here, and none was installed: sh tests/install_chromium.sh")
+        pytest.skip("no Chromium here, and none was installed: apt install chromium")
     path = tmp_path / "history.html"
     path.write_bytes(as_html(HOSTILE_REPORT).encode())
     with Chromium() as browser:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from processes import Client, Guest, Process, Relay, RelayHere, Terminal, environment, run
@@ -115,30 +117,31 @@ def test_send_to_nobody_is_3_and_says_that_nothing_was_sent(
 # ----------------------------------------------------------------- what a terminal remembers
 
 
+@contextmanager
+def ann_chats(relay: RelayHere, home: Path) -> Iterator[Terminal]:
+    """A run on a terminal, that she leaves in the end."""
+    with Terminal(home, *at(relay), "--name", "ann") as ann:
+        ann.shows("Connected!")
+        yield ann
+        ann.types("\x15exit\r")  # Ctrl-U: whatever stands there
+        assert ann.exit_code() == 0
+
+
 def test_typed_lines_come_back_in_the_next_run_and_lie_sealed(
     relay: RelayHere, tmp_path: Path
 ) -> None:
-    flags = (*at(relay), "--name", "ann")
-    with Terminal(tmp_path, *flags) as ann:
-        ann.shows("Connected!")
+    with ann_chats(relay, tmp_path) as ann:
         ann.types("remember this\r")
         ann.shows("Mined 1 coin")
-        ann.types("exit\r")
-        assert ann.exit_code() == 0
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(b"remember this" in path.read_bytes() for path in files)
-    with Terminal(tmp_path, *flags) as ann:
-        ann.shows("Connected!")
+    with ann_chats(relay, tmp_path) as ann:
         ann.types("\x1b[A\x1b[A")
         ann.shows("^> remember this")
-        ann.types("\x15exit\r")
-        assert ann.exit_code() == 0
 
 
 def test_erased_text_does_not_come_back_by_arrow_up(relay: RelayHere, tmp_path: Path) -> None:
-    flags = (*at(relay), "--name", "ann")
-    with Terminal(tmp_path, *flags) as ann:
-        ann.shows("Connected!")
+    with ann_chats(relay, tmp_path) as ann:
         ann.types("a secret\r")
         ann.shows("Mined 1 coin")
         ann.types("/find a secret\r")
@@ -146,15 +149,10 @@ def test_erased_text_does_not_come_back_by_arrow_up(relay: RelayHere, tmp_path: 
         (index,) = re.findall(r"\[(\d+)\].*a secret", "\n".join(ann.lines()))
         ann.types(f"/forget {index} yes\r")
         ann.shows("is erased here")
-        ann.types("exit\r")
-        assert ann.exit_code() == 0
-    with Terminal(tmp_path, *flags) as ann:
-        ann.shows("Connected!")
+    with ann_chats(relay, tmp_path) as ann:
         ann.types("\x1b[A" * 6)
         ann.shows("^> ")
-        ann.types("\x15exit\r")
-        assert ann.exit_code() == 0
-        assert not any("a secret" in line for line in ann.lines())
+    assert not any("a secret" in line for line in ann.lines())
 
 
 def test_nick_is_remembered(relay: RelayHere, tmp_path: Path) -> None:
