@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,19 @@ def tag_of(client: Client) -> str:
     return client.err.wait_for(r"^-- you are \S+#\w{4}").rsplit("#", 1)[1]
 
 
-def met(relay: Relay, alice: Path, bob: Path) -> str:
+@contextmanager
+def alice_sees_bob(relay: Relay, path: Path) -> Iterator[tuple[Client, Client]]:
+    with (
+        Client(relay.port, path / "a", "alice") as alice,
+        Client(relay.port, path / "b", "bob") as bob,
+    ):
+        alice.sees("bob")
+        yield alice, bob
+
+
+def met(relay: Relay, path: Path) -> str:
     """alice and bob meet and part; bob's tag."""
-    with Client(relay.port, alice, "alice") as one, Client(relay.port, bob, "bob") as other:
-        one.sees("bob")
+    with alice_sees_bob(relay, path) as (one, other):
         tag = tag_of(other)
         assert other.leaves() == 0
         one.err.wait_for(r"^-- bob#\w{4} left$")
@@ -47,7 +57,7 @@ def test_new_person_is_said_when_it_joins_and_when_it_is_there(
 def test_changed_key_is_an_alarm_is_not_read_and_reads_nothing_until_accepted(
     relay: Relay, tmp_path: Path
 ) -> None:
-    old = met(relay, tmp_path / "a", tmp_path / "b")
+    old = met(relay, tmp_path)
     with (
         Client(relay.port, tmp_path / "a", "alice") as alice,
         Client(relay.port, tmp_path / "other", "bob") as bob,
@@ -76,11 +86,7 @@ def test_changed_key_is_an_alarm_is_not_read_and_reads_nothing_until_accepted(
 
 
 def test_second_bob_is_another_and_msg_asks_which(relay: Relay, tmp_path: Path) -> None:
-    with (
-        Client(relay.port, tmp_path / "a", "alice") as alice,
-        Client(relay.port, tmp_path / "b", "bob") as bob,
-    ):
-        alice.sees("bob")
+    with alice_sees_bob(relay, tmp_path) as (alice, bob):
         old = tag_of(bob)
         alice.asks("/who", rf"^-- bob#{old}$")  # it is confirmed that he is here
         with Client(relay.port, tmp_path / "c", "bob") as other:
@@ -94,11 +100,7 @@ def test_second_bob_is_another_and_msg_asks_which(relay: Relay, tmp_path: Path) 
 
 
 def test_second_bob_is_an_alarm_if_the_first_is_verified(relay: Relay, tmp_path: Path) -> None:
-    with (
-        Client(relay.port, tmp_path / "a", "alice") as alice,
-        Client(relay.port, tmp_path / "b", "bob") as bob,
-    ):
-        alice.sees("bob")
+    with alice_sees_bob(relay, tmp_path) as (alice, bob):
         old = tag_of(bob)
         alice.types("/verify bob")
         alice.types("/verify bob yes")
@@ -113,7 +115,7 @@ def test_second_bob_is_an_alarm_if_the_first_is_verified(relay: Relay, tmp_path:
     [("b0b", r"bob#\w{4}"), ("аlice", "your own name")],
 )
 def test_look_alike_is_an_alarm(relay: Relay, tmp_path: Path, nick: str, like: str) -> None:
-    met(relay, tmp_path / "a", tmp_path / "b")
+    met(relay, tmp_path)
     with (
         Client(relay.port, tmp_path / "a", "alice") as alice,
         Client(relay.port, tmp_path / "m", nick),
@@ -122,11 +124,7 @@ def test_look_alike_is_an_alarm(relay: Relay, tmp_path: Path, nick: str, like: s
 
 
 def test_same_key_with_a_new_name_is_said(relay: Relay, tmp_path: Path) -> None:
-    with (
-        Client(relay.port, tmp_path / "a", "alice") as alice,
-        Client(relay.port, tmp_path / "b", "bob") as bob,
-    ):
-        alice.sees("bob")
+    with alice_sees_bob(relay, tmp_path) as (alice, bob):
         tag = tag_of(bob)
         bob.types("/nick rob")
         alice.err.wait_for(rf"^-- bob#{tag} is now called rob#{tag}$")
@@ -137,11 +135,9 @@ def test_same_key_with_a_new_name_is_said(relay: Relay, tmp_path: Path) -> None:
 
 def test_taking_the_name_of_somebody_else_is_an_alarm(relay: Relay, tmp_path: Path) -> None:
     with (
-        Client(relay.port, tmp_path / "a", "alice") as alice,
-        Client(relay.port, tmp_path / "b", "bob") as bob,
+        alice_sees_bob(relay, tmp_path) as (alice, bob),
         Client(relay.port, tmp_path / "c", "carol") as carol,
     ):
-        alice.sees("bob")
         alice.sees("carol")
         other, known = tag_of(bob), tag_of(carol)
         bob.types("/nick carol")
@@ -150,11 +146,7 @@ def test_taking_the_name_of_somebody_else_is_an_alarm(relay: Relay, tmp_path: Pa
 
 
 def test_both_screens_show_one_number_and_pasting_it_verifies(relay: Relay, tmp_path: Path) -> None:
-    with (
-        Client(relay.port, tmp_path / "a", "alice") as alice,
-        Client(relay.port, tmp_path / "b", "bob") as bob,
-    ):
-        alice.sees("bob")
+    with alice_sees_bob(relay, tmp_path) as (alice, bob):
         bob.sees("alice")
         alice.types("/verify bob")
         bob.types("/verify alice")
@@ -203,11 +195,7 @@ def test_changed_key_of_a_verified_person_on_a_terminal(relay: Relay, tmp_path: 
 
 
 def test_ignored_person_is_said_and_taken_back(relay: Relay, tmp_path: Path) -> None:
-    with (
-        Client(relay.port, tmp_path / "a", "alice") as alice,
-        Client(relay.port, tmp_path / "b", "bob") as bob,
-    ):
-        alice.sees("bob")
+    with alice_sees_bob(relay, tmp_path) as (alice, bob):
         bob.sees("alice")
         alice.types("/ignore bob")
         alice.err.wait_for(r"^-- you ignore bob#\w{4}: nothing of bob#\w{4} is shown")
