@@ -1,4 +1,4 @@
-"""Every notice about names and keys, through real processes."""
+"""Every notice about names and keys, as a real process says it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import Client, Relay, Terminal, run
+from processes import Client, Guest, RelayHere, Terminal, run
 
 NUMBER = r"^--     (\d{5} \d{5} \d{5} \d{5})$"
 
 
-@pytest.fixture
-def relay() -> Iterator[Relay]:
-    with Relay() as process:
-        yield process
-
-
-def tag_of(client: Client) -> str:
+def tag_of(client: Client | Guest) -> str:
     return client.err.wait_for(r"^-- you are \S+#\w{4}").rsplit("#", 1)[1]
 
 
 @contextmanager
-def alice_sees_bob(relay: Relay, path: Path) -> Iterator[tuple[Client, Client]]:
+def alice_sees_bob(relay: RelayHere, path: Path) -> Iterator[tuple[Client, Guest]]:
+    """alice, whose screen most tests are about, and bob."""
     with (
         Client(relay.port, path / "a", "alice") as alice,
-        Client(relay.port, path / "b", "bob") as bob,
+        Guest(relay.port, path / "b", "bob") as bob,
     ):
         alice.sees("bob")
         yield alice, bob
 
 
-def met(relay: Relay, path: Path) -> str:
+def met(relay: RelayHere, path: Path) -> str:
     """alice and bob meet and part; bob's tag."""
-    with alice_sees_bob(relay, path) as (one, other):
+    with (
+        Guest(relay.port, path / "a", "alice") as one,
+        Guest(relay.port, path / "b", "bob") as other,
+    ):
+        one.sees("bob")
         tag = tag_of(other)
         assert other.leaves() == 0
         one.err.wait_for(r"^-- bob#\w{4} left$")
@@ -44,23 +43,23 @@ def met(relay: Relay, path: Path) -> str:
 
 
 def test_new_person_is_said_when_it_joins_and_when_it_is_there(
-    relay: Relay, tmp_path: Path
+    relay: RelayHere, tmp_path: Path
 ) -> None:
     with Client(relay.port, tmp_path / "a", "alice") as alice:
         alice.joined()
-        with Client(relay.port, tmp_path / "b", "bob") as bob:
+        with Guest(relay.port, tmp_path / "b", "bob") as bob:
             name = f"bob#{tag_of(bob)}"
             alice.err.wait_for(rf"^-- {name} joined \(new to you: /verify {name}\)$")
             bob.err.wait_for(r"^-- new to you: alice#\w{4}; /verify NAME compares keys$")
 
 
 def test_changed_key_is_an_alarm_is_not_read_and_reads_nothing_until_accepted(
-    relay: Relay, tmp_path: Path
+    relay: RelayHere, tmp_path: Path
 ) -> None:
     old = met(relay, tmp_path)
     with (
         Client(relay.port, tmp_path / "a", "alice") as alice,
-        Client(relay.port, tmp_path / "other", "bob") as bob,
+        Guest(relay.port, tmp_path / "other", "bob") as bob,
     ):
         new = tag_of(bob)
         bob.sees("alice")
@@ -85,11 +84,11 @@ def test_changed_key_is_an_alarm_is_not_read_and_reads_nothing_until_accepted(
     assert "read me later" in said
 
 
-def test_second_bob_is_another_and_msg_asks_which(relay: Relay, tmp_path: Path) -> None:
+def test_second_bob_is_another_and_msg_asks_which(relay: RelayHere, tmp_path: Path) -> None:
     with alice_sees_bob(relay, tmp_path) as (alice, bob):
         old = tag_of(bob)
         alice.asks("/who", rf"^-- bob#{old}$")  # it is confirmed that he is here
-        with Client(relay.port, tmp_path / "c", "bob") as other:
+        with Guest(relay.port, tmp_path / "c", "bob") as other:
             new = tag_of(other)
             alice.err.wait_for(rf"^-- another bob: bob#{new} is not bob#{old}, whom you know$")
             alice.types("/msg bob hello")
@@ -99,13 +98,13 @@ def test_second_bob_is_another_and_msg_asks_which(relay: Relay, tmp_path: Path) 
             other.shows(r"alice#\w{4} \(private\): for you")
 
 
-def test_second_bob_is_an_alarm_if_the_first_is_verified(relay: Relay, tmp_path: Path) -> None:
+def test_second_bob_is_an_alarm_if_the_first_is_verified(relay: RelayHere, tmp_path: Path) -> None:
     with alice_sees_bob(relay, tmp_path) as (alice, bob):
         old = tag_of(bob)
         alice.types("/verify bob")
         alice.types("/verify bob yes")
         alice.asks("/who", r"^-- bob \(verified\)$")
-        with Client(relay.port, tmp_path / "c", "bob") as other:
+        with Guest(relay.port, tmp_path / "c", "bob") as other:
             new = tag_of(other)
             alice.err.wait_for(rf"^!! another bob: bob#{new} is not bob#{old}, whom you verified$")
 
@@ -114,29 +113,29 @@ def test_second_bob_is_an_alarm_if_the_first_is_verified(relay: Relay, tmp_path:
     ("nick", "like"),
     [("b0b", r"bob#\w{4}"), ("аlice", "your own name")],
 )
-def test_look_alike_is_an_alarm(relay: Relay, tmp_path: Path, nick: str, like: str) -> None:
+def test_look_alike_is_an_alarm(relay: RelayHere, tmp_path: Path, nick: str, like: str) -> None:
     met(relay, tmp_path)
     with (
         Client(relay.port, tmp_path / "a", "alice") as alice,
-        Client(relay.port, tmp_path / "m", nick),
+        Guest(relay.port, tmp_path / "m", nick),
     ):
         alice.err.wait_for(rf"^!! {nick}#\w{{4}} looks like {like}, and is somebody else$")
 
 
-def test_same_key_with_a_new_name_is_said(relay: Relay, tmp_path: Path) -> None:
+def test_same_key_with_a_new_name_is_said(relay: RelayHere, tmp_path: Path) -> None:
     with alice_sees_bob(relay, tmp_path) as (alice, bob):
         tag = tag_of(bob)
         bob.types("/nick rob")
         alice.err.wait_for(rf"^-- bob#{tag} is now called rob#{tag}$")
         assert bob.leaves() == 0
-        with Client(relay.port, tmp_path / "b", "robin"):
+        with Guest(relay.port, tmp_path / "b", "robin"):
             alice.err.wait_for(rf"^-- rob#{tag} is now called robin#{tag}$")
 
 
-def test_taking_the_name_of_somebody_else_is_an_alarm(relay: Relay, tmp_path: Path) -> None:
+def test_taking_the_name_of_somebody_else_is_an_alarm(relay: RelayHere, tmp_path: Path) -> None:
     with (
         alice_sees_bob(relay, tmp_path) as (alice, bob),
-        Client(relay.port, tmp_path / "c", "carol") as carol,
+        Guest(relay.port, tmp_path / "c", "carol") as carol,
     ):
         alice.sees("carol")
         other, known = tag_of(bob), tag_of(carol)
@@ -145,7 +144,9 @@ def test_taking_the_name_of_somebody_else_is_an_alarm(relay: Relay, tmp_path: Pa
         alice.err.wait_for(f"^{alarm}$")
 
 
-def test_both_screens_show_one_number_and_pasting_it_verifies(relay: Relay, tmp_path: Path) -> None:
+def test_both_screens_show_one_number_and_pasting_it_verifies(
+    relay: RelayHere, tmp_path: Path
+) -> None:
     with alice_sees_bob(relay, tmp_path) as (alice, bob):
         bob.sees("alice")
         alice.types("/verify bob")
@@ -170,11 +171,11 @@ def test_both_screens_show_one_number_and_pasting_it_verifies(relay: Relay, tmp_
         alice.err.wait_for(r"^-- bob#\w{4} is verified no longer$")
 
 
-def test_changed_key_of_a_verified_person_on_a_terminal(relay: Relay, tmp_path: Path) -> None:
+def test_changed_key_of_a_verified_person_on_a_terminal(relay: RelayHere, tmp_path: Path) -> None:
     flags = ("--server", "127.0.0.1", "--port", str(relay.port), "--name", "alice")
     with Terminal(tmp_path / "a", *flags, columns=200) as alice:
         alice.shows("^Connected!")
-        with Client(relay.port, tmp_path / "b", "bob") as bob:
+        with Guest(relay.port, tmp_path / "b", "bob") as bob:
             alice.shows(r"^-- bob#\w{4} joined")
             old = tag_of(bob)
             alice.types("/verify bob\r")
@@ -182,7 +183,7 @@ def test_changed_key_of_a_verified_person_on_a_terminal(relay: Relay, tmp_path: 
             alice.shows("^-- bob is verified")
             assert bob.leaves() == 0
             alice.shows("^-- bob left")
-        with Client(relay.port, tmp_path / "c", "bob") as other:
+        with Guest(relay.port, tmp_path / "c", "bob") as other:
             new = tag_of(other)
             alice.shows(rf"^!! KEY CHANGED: bob#{new} has .* bob#{old}, whom you verified\.")
             alice.shows("1 key not accepted")  # in the status row
@@ -194,7 +195,7 @@ def test_changed_key_of_a_verified_person_on_a_terminal(relay: Relay, tmp_path: 
         assert alice.exit_code() == 0
 
 
-def test_ignored_person_is_said_and_taken_back(relay: Relay, tmp_path: Path) -> None:
+def test_ignored_person_is_said_and_taken_back(relay: RelayHere, tmp_path: Path) -> None:
     with alice_sees_bob(relay, tmp_path) as (alice, bob):
         bob.sees("alice")
         alice.types("/ignore bob")
