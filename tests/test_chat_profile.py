@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ from simulated_room import LOBBY
 
 import chat_folder
 import chat_profile
-from blockchain import Block, Blockchain, BlockType, Draft, SideRow
+from blockchain import Block, Blockchain, BlockType, Draft, Head, SideRow
 from chat_checkpoint import CHECKPOINT_TABLE, Checkpoint
 from chat_folder import ChainGone
 from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MEMBERS_TABLE, Memory
@@ -727,8 +728,9 @@ def test_a_kill_between_blocks_and_checkpoints_is_never_taken_for_tampering(
     home: Path, tmp_path: Path, kills: int
 ) -> None:
     rng, work, copy = random.Random(kills), tmp_path / "work", tmp_path / "copy"
-    notes = set()
-    for kill in range(kills):
+    notes: set[Head | None] = set()
+    # More, where a busy machine lets hardly anybody live long enough to note something.
+    for kill in takewhile(lambda kill: kill < kills or len(notes) < 2, count()):
         if kill % 20 == 0:  # a chain that grows takes ever longer to verify
             shutil.rmtree(work, ignore_errors=True)
             shutil.copytree(home, work)
@@ -740,9 +742,8 @@ def test_a_kill_between_blocks_and_checkpoints_is_never_taken_for_tampering(
             assert (profile.finding, profile.is_new) == (None, False), kill
             note, head = Checkpoint.read(profile.chain), profile.chain.head()
             assert note is None or note.head.index <= head.index, kill
-            notes.add(note and note.head)
+            notes.add(note.head if note else None)
         assert not list(folder(work).glob("evidence-*")), kill
-    assert len(notes) > 1, "some lived long enough to note something"
 
 
 def kill_while_it_writes(home: Path, rng: random.Random) -> None:
