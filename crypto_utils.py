@@ -230,6 +230,39 @@ def _rsa_public(spki: bytes) -> rsa.RSAPublicKey:
     return rsa.RSAPublicNumbers(RSA_EXPONENT, int.from_bytes(n, "big")).public_key()
 
 
+# What stands behind the length in the DER of every RSA private key (RFC 5958 2, RFC 8017 A.1).
+_PKCS8_RSA = bytes.fromhex(
+    "020100"  # version
+    "300d06092a864886f70d0101010500"  # rsaEncryption, NULL
+)
+# With primes of 1,536 bits each it has at most 1,796.
+_MAX_PKCS8_BYTES = 2048
+
+
+def _rsa_private(data: bytes) -> rsa.RSAPrivateKey:
+    """The RSA-3072 key in `data`, PKCS #8 in DER.  Raises BadKey.
+
+    Looked at before it is checked: of a prime of 11,213 bits OpenSSL needs 40 s to say that it is
+    one, and of a broken Diffie-Hellman key the library says an InternalError.
+    """
+    if len(data) > _MAX_PKCS8_BYTES or data[4 : 4 + len(_PKCS8_RSA)] != _PKCS8_RSA:
+        raise BadKey(f"not the PKCS #8 of an RSA-{RSA_BITS} key")
+    try:
+        unchecked = _load_rsa(data, unchecked=True)
+        numbers = unchecked.private_numbers()
+        if unchecked.key_size != RSA_BITS or numbers.p * numbers.q != numbers.public_numbers.n:
+            raise BadKey(f"not a modulus of {RSA_BITS} bits and its primes")
+        return _load_rsa(data, unchecked=False)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise BadKey("not a DER private key") from exc
+
+
+def _load_rsa(data: bytes, *, unchecked: bool) -> rsa.RSAPrivateKey:
+    key = load_der_private_key(data, None, unsafe_skip_rsa_key_validation=unchecked)
+    assert isinstance(key, rsa.RSAPrivateKey), "its algorithm was compared"
+    return key
+
+
 def _oaep(label: bytes) -> padding.OAEP:
     return padding.OAEP(padding.MGF1(_SHA256), _SHA256, label)
 
@@ -257,13 +290,7 @@ class Identity:
     @classmethod
     def from_pkcs8(cls, data: bytes) -> Identity:
         """Raises BadKey."""
-        try:
-            key = load_der_private_key(data, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-            raise BadKey("not a DER private key") from exc
-        if not isinstance(key, rsa.RSAPrivateKey):
-            raise BadKey(f"expected an RSA key, got {type(key).__name__}")
-        identity = cls(key)
+        identity = cls(_rsa_private(data))
         if identity.to_pkcs8() != data:
             raise BadKey("not the canonical encoding")
         return identity

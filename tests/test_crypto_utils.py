@@ -933,6 +933,42 @@ def test_only_an_rsa_3072_key_is_an_identity(make: Callable[[], Any]) -> None:
         Keystore.parse(reference.keystore_of(data))
 
 
+def _rsa_with_prime(prime: int) -> bytes:
+    """PKCS #8 of a key whose first prime that is, and whose other numbers are small."""
+    numbers = map(reference.der_int, (0, 15, 65537, 3, prime, 3, 1, 1, 1))
+    key = reference.der(4, reference.der(0x30, *numbers))
+    algorithm = reference.der(0x30, reference.RSA_OID, reference.NULL)
+    return reference.der(0x30, reference.der_int(0), algorithm, key)
+
+
+def _diffie_hellman() -> bytes:
+    parameters = reference.der(0x30, reference.der_int(2**4000 + 1), reference.der_int(2))
+    algorithm = reference.der(0x30, reference.oid("2a864886f70d010301"), parameters)
+    key = reference.der(4, reference.der_int(5))
+    return reference.der(0x30, reference.der_int(0), algorithm, key)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _diffie_hellman(),  # the library's InternalError
+        _rsa_with_prime(2**9689 - 1),  # a prime: half a minute
+        _rsa_with_prime(2**44497 - 1),  # another: an hour
+    ],
+    ids=["Diffie-Hellman", "RSA, a long prime", "RSA, a longer one"],
+)
+def test_no_number_is_tested_for_primality_that_is_not_of_an_rsa_3072_key(data: bytes) -> None:
+    def load(*args: Any, unsafe_skip_rsa_key_validation: bool = False, **named: Any) -> Any:
+        assert unsafe_skip_rsa_key_validation
+        return load_der_private_key(*args, **named, unsafe_skip_rsa_key_validation=True)
+
+    with mock.patch.object(crypto_utils, "load_der_private_key", load):
+        with pytest.raises(BadKey):
+            Identity.from_pkcs8(data)
+        with pytest.raises(KeystoreDamaged):
+            Keystore.parse(reference.keystore_of(data))
+
+
 # --------------------------------------------------------------------------------------------------
 # a keystore behind a passphrase
 
