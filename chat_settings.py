@@ -447,7 +447,8 @@ def _read_config(path: Path) -> dict[str, str]:
 
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+        texts = {key: str(value) for key, value in values.items()}
+    except (ValueError, RecursionError) as exc:  # a number of 5,000 digits, {a={a={a=…
         raise UsageError(f"{path} cannot be read: {exc}") from exc
     for key, value in values.items():
         if key not in _LAYERED:
@@ -455,4 +456,4 @@ def _read_config(path: Path) -> dict[str, str]:
             raise UsageError(f"{path}: {key} is no setting; there are {known}")
         if not isinstance(value, str | int | float):
             raise UsageError(f"{path}: {key} is a text, a number, true or false")
-    return {key: str(value) for key, value in values.items()}
+    return texts

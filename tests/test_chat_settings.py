@@ -243,6 +243,9 @@ def test_a_bad_switch_is_one_line(home: Path, variable: str, value: str, hint: s
         ("port = ", "cannot be read: "),
         ("port = 1\nport = 2", "cannot be read: "),
         (b"name = '\xff'", "cannot be read: "),
+        pytest.param(f"port = {'9' * 5000}", "cannot be read: ", id="5000 digits"),
+        pytest.param(f"port = 0x{'f' * 5000}", "cannot be read: ", id="5000 hexadecimal digits"),
+        pytest.param(f"port = {'{a=' * 400}", "cannot be read: ", id="400 tables deep"),
         ('password_file = "\\u0000"', "password_file in"),
     ],
 )
