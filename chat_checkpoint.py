@@ -63,7 +63,10 @@ class Checkpoint:
         if (version := r.u8()) != _FORMAT:
             raise Malformed(f"unknown version {version} of a checkpoint")
         head, coins = Head(r.fixed(16), r.u64(), r.fixed(32), r.fixed(SIGNATURE_BYTES)), r.u64()
-        files = tuple((r.prefixed().decode("utf-8", "replace"), r.u64()) for _ in range(r.u32()))
+        try:
+            files = tuple((r.prefixed().decode(), r.u64()) for _ in range(r.u32()))
+        except UnicodeDecodeError as exc:
+            raise Malformed("a file's name is not UTF-8") from exc
         return cls(head, coins, files, r.rest())
 
     def row(self) -> SideRow:

@@ -55,9 +55,17 @@ def test_a_past_that_is_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch) -
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_note_or_refused(data: bytes) -> None:
     try:
-        Checkpoint.parse(b"\2" + data)
+        found = Checkpoint.parse(b"\2" + data)
     except WireError:
         assert len(data) < 16 + 8 + 32 + 64 + 8 + 4 or data[128:132] != bytes(4)
+    else:
+        assert found.serialize() == b"\2" + data
+
+
+def test_a_file_whose_name_is_not_utf8_is_refused() -> None:
+    data = NOTE.serialize().replace(b"evidence-1.db", b"evidence-\xff.db")
+    with pytest.raises(WireError):
+        Checkpoint.parse(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" + NOTE.serialize()[1:], b"\1" + NOTE.serialize()[1:]])
