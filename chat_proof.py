@@ -178,17 +178,17 @@ class _Maker:
 
     def _signed(self) -> bytes:
         genesis = self._block(0)
-        parts = [_MAGIC, u8(_VERSION), prefixed(self._nick.encode()), prefixed(genesis.body)]
-        parts.append(u32(self._last.index + 1))
+        rows: list[bytes] = []
         entry_ids: set[bytes] = set()
         for index in range(self._last.index + 1):
             block = self._block(index)
-            parts += [block.header, block.signature]
+            rows += [block.header, block.signature]
             if block.type in ENTRY_TYPES:
                 if block.entry_id in entry_ids:  # the first counts; its text may be erased
                     self._disclosed.pop(index, None)
                 entry_ids.add(block.entry_id)
-        parts.append(u32(len(self._disclosed)))
+        parts = [_MAGIC, u8(_VERSION), prefixed(self._nick.encode()), prefixed(genesis.body)]
+        parts += [u32(self._last.index + 1), *rows, u32(len(self._disclosed))]
         for index, record in sorted(self._disclosed.items()):
             parts += [u64(index), prefixed(record)]
         statements = {e.payload.serialize(): e.witness.raw for e in self._evidence}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
@@ -944,6 +945,23 @@ def test_without_the_passphrase_no_proof_is_made(alice: Owner, tmp_path: Path) -
         pytest.raises(StoreUnreadable, match="needs the passphrase"),
     ):
         make_proof(locked, nick="alice")
+
+
+def test_a_chain_whose_last_block_stands_far_behind_makes_no_proof(
+    alice: Owner, tmp_path: Path
+) -> None:
+    last, far = alice.says("hello"), 2**32
+    alice.chain.close()
+    header = replace(last, index=far).header
+    with closing(sqlite3.connect(tmp_path / "chain.db")) as connection, connection:
+        connection.execute(
+            "UPDATE blocks SET idx = ?, header = ? WHERE idx = ?", (far, header, last.index)
+        )
+    with (
+        closing(Blockchain.open(tmp_path / "chain.db", alice.keys)) as chain,
+        pytest.raises(StoreUnreadable, match=f"block {last.index} is gone|cannot be read"),
+    ):
+        make_proof(chain, nick="alice")
 
 
 def test_a_damaged_ack_or_record_makes_no_proof(alice: Owner, bob: Speaker) -> None:
