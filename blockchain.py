@@ -317,7 +317,7 @@ class Blockchain:
             with suppress(*SQLITE_ERRORS):  # so that what is read from now on is on disk
                 self._db.execute("ROLLBACK")
             if isinstance(exc, (*SQLITE_ERRORS, OSError)):
-                raise StoreFailed(str(exc)) from exc
+                raise StoreFailed(_why(exc)) from exc
             raise
 
     def _sealed(self, draft: Draft, now_ms: int) -> Block:
@@ -670,4 +670,8 @@ def _unreadable(path: Path, exc: Exception) -> StoreError:
     code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code & 0xFF == sqlite3.SQLITE_BUSY:  # the rest of an extended code says how
         return StoreLocked(f"{path} is in use by another process")
-    return StoreUnreadable(f"{path} cannot be read: {exc}")
+    return StoreUnreadable(f"{path} cannot be read: {_why(exc)}")
+
+
+def _why(exc: BaseException) -> str:
+    return str(exc) or "there is no memory for it"  # a MemoryError says nothing

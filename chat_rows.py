@@ -18,8 +18,9 @@ __all__ = ["MAX_IDX", "SQLITE_ERRORS", "Row", "Rows", "is_whole", "parse_row"]
 
 # idx, header, signature, body as SQLite has them: where a schema was changed, of any type.
 Row = tuple[Any, Any, Any, Any]
-# A message of SQLite's may quote damaged bytes, which Python then cannot decode.
-SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+# A message of SQLite's may quote damaged bytes, which Python then cannot decode; and where a
+# damaged length is huge, it says that there is no memory.
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 MAX_IDX = 2**63 - 1  # SQLite's integers
 
 
