@@ -10,13 +10,18 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help run install test torture bench docs wheelhouse clean
+# At most so many runs of each of `make fuzz`'s harnesses, for at most so long.
+RUNS ?= 10000000
+SECONDS ?= 20
+
+.PHONY: help run install test torture fuzz bench docs wheelhouse clean
 
 help:
 	@echo 'make run         start a relay on this computer and chat (ARGS="--name alice" adds flags)'
 	@echo 'make install     only what running needs, into .venv'
 	@echo 'make test        everything that checks the project'
 	@echo 'make torture     the long runs: many clients, many lines, joins and leaves under load'
+	@echo 'make fuzz        bytes that no reader expects, guided by coverage (SECONDS=3600 RUNS=10000000)'
 	@echo 'make bench       the relay beside redis, nats, mosquitto; then a client and a chain (ARGS=--quick)'
 	@echo 'make docs        man pages, completions and the recording in the README, from the program'
 	@echo 'make wheelhouse  all that a computer without a network needs, in the folder wheelhouse'
@@ -37,6 +42,11 @@ test: $(VENV)/.test
 torture: $(VENV)/.test
 	@$(BIN)/python -m pytest -q -m torture $(ARGS)
 	@$(BIN)/python tests/torture_relay.py
+
+# Each harness of tests/readers.py in turn (ONLY='frames payload': these).
+fuzz: $(VENV)/.test
+	@$(PIP) install --group fuzz
+	@$(BIN)/python tests/fuzz.py all $(RUNS) $(SECONDS) $(ONLY)
 
 bench: build/loadgen build/attack $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_relay.py $(ARGS)
