@@ -116,7 +116,7 @@ class Harness:
     read: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]  # the first is a good one
     max_bytes: int  # what is worth trying: no less than a seed has
-    near: int = 2000  # how many inputs near a seed `make test` can afford
+    near: int = 900  # how many inputs near a seed `make test` can afford
 
     @property
     def name(self) -> str:
@@ -782,8 +782,8 @@ HARNESSES: dict[str, Harness] = {
         Harness(event, lambda: _given("messages", "event"), 2048),
         Harness(bundle, lambda: _given("messages", "bundle"), 2048),
         Harness(evidence, _evidence_seeds, 4096),
-        Harness(keystore, _keystore_seeds, 4096, near=400),
-        Harness(keystore_opened, _private_seeds, 2048, near=400),
+        Harness(keystore, _keystore_seeds, 4096, near=200),
+        Harness(keystore_opened, _private_seeds, 2048, near=200),
         Harness(invite, _invite_seeds, 512),
         Harness(block, _block_seeds, 1024),
         Harness(checkpoint, _checkpoint_seeds, 4096),
