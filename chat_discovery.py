@@ -199,14 +199,15 @@ class Browser:
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: object
     ) -> None:
         """A thread of zeroconf calls it, by these names."""
-        from zeroconf import ServiceInfo, ServiceStateChange
+        from zeroconf import Error, ServiceInfo, ServiceStateChange
 
         if state_change is ServiceStateChange.Removed:
             self._found.pop(name, None)
         elif len(self._found) < MAX_FOUND or name in self._found:
-            info = ServiceInfo(service_type, name)
-            if self._is_told(zeroconf, info) and (found := _read(name, info, self._own)):
-                self._found[name] = found
+            with suppress(Error):  # of a name with a newline: it would end zeroconf's thread
+                info = ServiceInfo(service_type, name)
+                if self._is_told(zeroconf, info) and (found := _read(name, info, self._own)):
+                    self._found[name] = found
 
     def _is_told(self, zeroconf: Zeroconf, info: ServiceInfo) -> bool:
         """Whether its address and port are known; may ask for them."""

@@ -185,6 +185,14 @@ def test_relays_are_bounded_and_the_nearest_come_first(monkeypatch: pytest.Monke
     assert len(browser.found()) == MAX_FOUND - 1
 
 
+@pytest.mark.parametrize("name", ["ship\n", "\x1b[2J", "\ufffd" * 63, ""])
+def test_a_name_that_zeroconf_refuses_ends_no_search(name: str) -> None:
+    zeroconf: Any = pytest.importorskip("zeroconf")
+    browser, added = Browser(), zeroconf.ServiceStateChange.Added
+    browser._changed(zeroconf, SERVICE, f"{name}.{SERVICE}", added)
+    assert browser.found() == []
+
+
 def test_names_behind_which_nobody_answers_are_not_asked_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
