@@ -44,7 +44,7 @@ torture: $(VENV)/.test
 	@$(BIN)/python tests/torture_relay.py
 
 # Each harness of tests/readers.py in turn (ONLY='frames payload': these).
-fuzz: $(VENV)/.test
+fuzz: $(VENV)/.run
 	@$(PIP) install --group fuzz
 	@$(BIN)/python tests/fuzz.py all $(RUNS) $(SECONDS) $(ONLY)
 

@@ -28,7 +28,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import zeroconf
 from cryptography.hazmat.primitives.serialization import load_der_private_key
+from zeroconf import ServiceInfo
 
 import blockchain
 import chat_invite
@@ -37,6 +39,7 @@ import chat_settings
 import chat_verdicts
 import crypto_utils
 from blockchain import Block, Blockchain, BlockType, Genesis, StoreError, StoreUnreadable
+from chat_addresses import Address
 from chat_audit import ENTRY_TYPES, Evidence, audit
 from chat_blocks import (
     BODY_HASH_AT,
@@ -50,6 +53,7 @@ from chat_blocks import (
 )
 from chat_checkpoint import Checkpoint
 from chat_commands import Command, Say
+from chat_discovery import SERVICE, Browser
 from chat_invite import Invite, InviteError, same_number
 from chat_json import MAX_ID_CHARACTERS, BadRequest, as_json, read_request, request_id
 from chat_memory import Memory, Past
@@ -89,6 +93,7 @@ from chat_wire import (
     WireError,
     prefixed,
     u8,
+    u16,
     u32,
     u64,
 )
@@ -699,6 +704,43 @@ def _relinked(data: bytes) -> bytes:
     return layout.signed[:at] + out + layout.signed[at + len(out) :] + layout.signature
 
 
+# --------------------------------------------------------------------------- the network
+
+
+_NO_ZEROCONF = zeroconf.Zeroconf.__new__(zeroconf.Zeroconf)  # nothing is asked of it
+
+
+def announcement(data: bytes) -> None:
+    """What a computer of the network says of a relay (mDNS): name (u16 length) ‖ port u16 ‖ number
+    of addresses u8 ‖ so many, of 4 or 16 bytes ‖ its TXT record."""
+    r = Reader(data)
+    try:
+        name, port = r.prefixed().decode("utf-8", "replace"), r.u16()
+        addresses = [r.fixed(16 if r.u8() & 1 else 4) for _ in range(r.u8() % 20)]
+    except WireError:
+        return
+    txt = r.rest()
+
+    def told(service: str, name: str) -> ServiceInfo:
+        return ServiceInfo(service, name, port=port, addresses=addresses, properties=txt)
+
+    browser, added = Browser(), zeroconf.ServiceStateChange.Added
+    browser._own = [Address("192.168.1.9", "eth0", 24)]
+    with _swapped(zeroconf, "ServiceInfo", told), _swapped(Browser, "_is_told", lambda *_: True):
+        browser._changed(
+            zeroconf.Zeroconf.__new__(zeroconf.Zeroconf), SERVICE, f"{name}.{SERVICE}", added
+        )
+    for found in browser.found():
+        assert found.name.isprintable()
+        assert 1 <= found.port <= 65_535
+
+
+def _announcement_seeds() -> list[bytes]:
+    address = u8(0) + bytes((192, 168, 1, 5)) + u8(1) + bytes(16)
+    good = prefixed(b"ship 5555") + u16(5555) + u8(2) + address + b"\3v=1"
+    return [good, good + b"\5a=\xff\xfe\xfd", prefixed(b"a\nb") + good[11:], good[:-4]]
+
+
 # --------------------------------------------------------------------------- text
 
 
@@ -792,6 +834,7 @@ HARNESSES: dict[str, Harness] = {
         Harness(chain_file, _file_seeds, 16_384, near=150),
         Harness(proof, _small_proofs, _MAX_PROOF_BYTES, near=900),
         Harness(proof_relinked, _small_proofs, _MAX_PROOF_BYTES, near=600),
+        Harness(announcement, _announcement_seeds, 512),
         Harness(json_request, _json_seeds, 6000),
         Harness(config, _config_seeds, 6000),
     )
