@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import hmac
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ import sqlite3
 import tempfile
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -33,8 +34,10 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from zeroconf import ServiceInfo
 
 import blockchain
+import chat_feeds
 import chat_invite
 import chat_proof
+import chat_session
 import chat_settings
 import chat_verdicts
 import crypto_utils
@@ -50,10 +53,12 @@ from chat_blocks import (
     INDEX_AT,
     NONCE_AT,
     TIME_AT,
+    Head,
 )
 from chat_checkpoint import Checkpoint
 from chat_commands import Command, Say
 from chat_discovery import SERVICE, Browser
+from chat_effects import Append, Effect, Effects, MakeSessionKey, Moment, Show, Transmit
 from chat_invite import Invite, InviteError, same_number
 from chat_json import MAX_ID_CHARACTERS, BadRequest, as_json, read_request, request_id
 from chat_memory import Memory, Past
@@ -70,6 +75,7 @@ from chat_messages import (
 )
 from chat_proof import check_proof
 from chat_rows import parse_row
+from chat_session import Session
 from chat_settings import UsageError
 from chat_wire import (
     MAX_FRAME_BYTES,
@@ -101,6 +107,7 @@ from crypto_utils import (
     SIGNATURE_BYTES,
     BadSignature,
     CryptoError,
+    EncryptionManager,
     Identity,
     IdentityPublic,
     Keystore,
@@ -154,7 +161,7 @@ def _given(name: str, what: str, limit: int = 4096) -> list[bytes]:
 def _keys() -> Keystore:
     """Whose the vectors' chain is."""
     chain = vectors("chain")
-    identity = Identity.from_pkcs8(bytes.fromhex(vectors("crypto")["identity_pkcs8"]))
+    identity = Identity.from_pkcs8(_good_key())
     seed, data_key = bytes.fromhex(chain["csk_seed"]), bytes.fromhex(chain["cdk"])
     return Keystore(identity, SigningKey(seed), data_key)
 
@@ -356,7 +363,7 @@ def _evidence_seeds() -> list[bytes]:
 
 @cache
 def _good_key() -> bytes:
-    return _keys().identity.to_pkcs8()
+    return bytes.fromhex(vectors("crypto")["identity_pkcs8"])
 
 
 @lru_cache(maxsize=64)
@@ -741,6 +748,134 @@ def _announcement_seeds() -> list[bytes]:
     return [good, good + b"\5a=\xff\xfe\xfd", prefixed(b"a\nb") + good[11:], good[:-4]]
 
 
+# --------------------------------------------------------------------------- a session
+
+
+@cache
+def _bob() -> tuple[Keystore, EncryptionManager, SigningKey]:
+    member = vectors("messages")["members"]["bob"]
+    identity = Identity.from_pkcs8(bytes.fromhex(member["identity_pkcs8"]))
+    csk, chain_id = bytes.fromhex(member["csk_seed"]), bytes.fromhex(member["chain_id"])
+    sek = EncryptionManager.__new__(EncryptionManager)  # it would make a key of its own
+    sek._key = Identity.from_pkcs8(bytes.fromhex(member["sek_pkcs8"]))._key
+    sek._spki = crypto_utils._spki(sek._key.public_key())
+    keys = Keystore(identity, SigningKey(csk), bytes(32), chain_id)
+    return keys, sek, SigningKey(bytes.fromhex(member["ssk_seed"]))
+
+
+@contextmanager
+def _nothing_is_secret() -> Iterator[None]:
+    """Every signature, proof and hash of a text fits, what is sealed is what is in it, keys are all
+    the same, and nothing is random: whoever made the bytes knew everything."""
+    session_key = _bob()[2]
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (VerifyKey, "verify", _never),
+            (IdentityPublic, "verify", _never),
+            (hmac, "compare_digest", lambda *_: True),
+            (chat_feeds, "open_sealed", lambda _key, sealed, _associated: sealed[12:-16]),
+            (Identity, "sign", lambda *_: bytes(crypto_utils.RSA_BYTES)),
+            (EncryptionManager, "unwrap_key", lambda *_: bytes(32)),
+            (EncryptionManager, "wrap_key", lambda *_: bytes(crypto_utils.RSA_BYTES)),
+            (SigningKey, "generate", lambda: session_key),
+            (chat_session, "random_bytes", lambda size: _bob_session_id()[:size]),
+        ):
+            stack.enter_context(_swapped(owner, name, value))
+        yield
+
+
+@cache
+def _bob_session_id() -> bytes:
+    return bytes.fromhex(vectors("messages")["members"]["bob"]["session_id"])
+
+
+def session(data: bytes) -> None:
+    """What a relay, and members who know every secret, make of one session: steps of what u8 ‖
+    a body (u16 length).  0: time passes, 1: a line is typed, 2: the connection is lost and comes
+    back, else a frame."""
+    keys, sek, _ = _bob()
+    r, now = Reader(data), Moment(10_000.0, 1_700_000_000_000)
+    with _nothing_is_secret(), suppress(WireError):
+        one = Session(keys, RoomSecret.open_room("lobby"), "bob", sek, now)
+        one.connected()
+        for _ in range(64):
+            what, body = r.u8(), r.prefixed()
+            effects: Effects = []
+            match what:
+                case 0:
+                    later = int.from_bytes(body[:2], "big") / 10
+                    now = Moment(now.s + later, now.ms + int(later * 1000))
+                    effects += one.tick(now, Head(keys.chain_id, 7, bytes([1] * 32), bytes(64)))
+                case 1:
+                    effects += one.typed(body.decode("utf-8", "replace"), now)
+                case 2:
+                    effects += one.disconnected("cut", now)
+                    effects += one.connected()
+                case _:
+                    frame = u32(len(body) + 1) + u8(what - 2) + body
+                    effects += one.receive(Frame(frame), now)
+            for effect in effects:
+                _check_effect(effect)
+                if isinstance(effect, MakeSessionKey):
+                    one.session_key_made(sek, now)
+        assert one._held_bytes <= 4 << 20
+        assert one.status_row()
+
+
+def _check_effect(effect: Effect) -> None:
+    match effect:
+        case Transmit(frame):
+            (sent,) = _decoded(frame)
+            _read_frame(sent)
+            if sent.type in (FrameType.BROADCAST, FrameType.DIRECT):
+                parse_payload(sent.body[16 * (sent.type == FrameType.DIRECT) :])
+        case Show(line):
+            assert line.render()
+            assert as_json(line).isascii()
+        case Append(draft):
+            assert len(draft.entry_id) == 32
+            if draft.type is BlockType.EVENT:
+                Event.parse(draft.record)
+            else:
+                SignedEntry.parse(draft.record)
+
+
+def _decoded(frame: bytes) -> list[Frame]:
+    decoder = FrameDecoder(MAX_FRAME_BYTES)
+    decoder.feed(frame)
+    return list(decoder)
+
+
+def _step(what: int, body: bytes) -> bytes:
+    return u8(what) + prefixed(body)
+
+
+def _session_seeds() -> list[bytes]:
+    alice = vectors("messages")["members"]["alice"]
+    alice_id, bob_id = bytes.fromhex(alice["session_id"]), _bob_session_id()
+    bundles = [b for b in _given("messages", "bundle") if len(b) > 1000]
+    hello = _step(2 + FrameType.HELLO, bytes((1, 1)) + bytes(33) + u32(MAX_FRAME_BYTES))
+    joined = hello + _step(2 + FrameType.WELCOME, u8(1) + u16(1) + alice_id + prefixed(bundles[0]))
+    later, said = _step(0, b"\0\x40"), _step(1, b"hello") + _step(1, b"/msg alice psst")
+    found = [joined + later + said + _step(1, b"/who") + _step(2, b"") + joined]
+    share = next(p for p in _given("messages", "payload") if p[:2] == b"\1\1")
+    for payload_of in _given("messages", "payload"):
+        for way in (
+            _step(2 + FrameType.BROADCAST, payload_of),
+            _step(2 + FrameType.DIRECT, bob_id + payload_of),
+        ):
+            found.append(joined + way + later)
+    with_key = joined + _step(2 + FrameType.DIRECT, bob_id + share)
+    for number, plain in enumerate(_given("messages", "entry")[:12]):
+        sealed = bytes(12) + pad(plain) + bytes(16)
+        message = Message(alice_id, RoomSecret.open_room("lobby").tag, 1, number % 3, sealed)
+        found.append(with_key + _step(2 + FrameType.BROADCAST, message.serialize()) + later * 2)
+    for bundle_of in bundles:
+        add = _step(2 + FrameType.ADD, alice_id + prefixed(bundle_of))
+        found.append(joined + said + add + _step(2 + FrameType.DEL, alice_id + u8(1)) + later)
+    return [data for data in dict.fromkeys(found) if len(data) <= 8192]
+
+
 # --------------------------------------------------------------------------- text
 
 
@@ -834,6 +969,7 @@ HARNESSES: dict[str, Harness] = {
         Harness(chain_file, _file_seeds, 16_384, near=150),
         Harness(proof, _small_proofs, _MAX_PROOF_BYTES, near=900),
         Harness(proof_relinked, _small_proofs, _MAX_PROOF_BYTES, near=600),
+        Harness(session, _session_seeds, 8192, near=300),
         Harness(announcement, _announcement_seeds, 512),
         Harness(json_request, _json_seeds, 6000),
         Harness(config, _config_seeds, 6000),
