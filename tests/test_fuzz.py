@@ -29,7 +29,7 @@ def near(seed: bytes, most: int) -> Iterator[bytes]:
 @harnesses
 def test_a_reader_takes_its_seeds_and_what_is_near_one(harness: Harness) -> None:
     seeds = harness.seeds()
-    for data in seeds[:20]:
+    for data in seeds[:10]:
         harness.read(data)
     for data in near(seeds[0], harness.near):
         harness.read(data)
