@@ -497,6 +497,7 @@ def past(data: bytes) -> None:
         found = Past.parse(data)
     except WireError:
         return
+    assert not _is_past(data + b"\0")
     found.memory({})
     written = found.serialize()
     again = Past.parse(written)
@@ -504,6 +505,14 @@ def past(data: bytes) -> None:
     again.forget(1)
     again.memory({})
     Past.parse(again.serialize())
+
+
+def _is_past(data: bytes) -> bool:
+    try:
+        Past.parse(data)
+    except WireError:
+        return False
+    return True
 
 
 def _past_seeds() -> list[bytes]:

@@ -17,8 +17,9 @@ harnesses = pytest.mark.parametrize("harness", HARNESSES.values(), ids=HARNESSES
 
 
 def near(seed: bytes, most: int) -> Iterator[bytes]:
-    """Cut and changed at each byte, or if those are too many at every n-th: one bit, and four bytes
-    as a huge number."""
+    """Longer by a byte; cut and changed at each byte, or if those are too many at every n-th: one
+    bit, and four bytes as a huge number."""
+    yield seed + b"\0"
     step = -(-3 * len(seed) // most) or 1
     for at in range(0, len(seed), step):
         yield seed[:at]
