@@ -172,6 +172,19 @@ def _expanded(text: str) -> Path:
         raise ValueError(f"nobody's home is known for {text!r}") from exc
 
 
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("there is nothing to say")
+    return text
+
+
+def _recipient(text: str) -> str:
+    """Blank, as a script's unset variable is, it must not mean everybody."""
+    if len(text.split()) != 1:
+        raise ValueError(f"a person's name has no spaces and is not empty, not {text!r}")
+    return text.strip()
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 9 and int(text) > 0):
         raise ValueError(f"a number of messages is at least 1, not {text!r}")
@@ -378,8 +391,8 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         json=values["json"],
         time_format=values["time"],
         bell=values["bell"],
-        send=flags.get("send"),
-        to=flags.get("to", ""),
+        send=_optional("--send", _said, flags.get("send")),
+        to=_optional("--to", _recipient, flags.get("to")) or "",
         linger_s=values["linger"],
         count=_checked("history", _count, flags.get("count", "20")),
         find=flags.get("find", ""),

@@ -479,3 +479,9 @@ def test_to_wants_something_to_send(home: Path) -> None:
     assert "--to names who reads what --send says" in refused(home, "--to", "bob")
     settings = read(home, "--to", "bob", "--send", "hi")
     assert (settings.send, settings.to) == ("hi", "bob")
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_nothing_is_not_sent_and_nobody_is_not_everybody(home: Path, blank: str) -> None:
+    assert refused(home, "--send", blank) == "--send: there is nothing to say"
+    assert "--to: a person's name" in refused(home, "--send", "hi", "--to", blank)
