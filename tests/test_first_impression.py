@@ -23,6 +23,19 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+# --------------------------------------------------------------------------- the wrong Python
+
+
+def test_a_python_without_cryptography_is_told_which_one_has_it() -> None:
+    """As the system's own is, with which people paste what a relay prints for them."""
+    command = [sys.executable, "-S", "chat_client.py", "--help"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"chainroom: [^\n]*make install[^\n]*\n", done.stderr)
+
+
 # --------------------------------------------------------------------------- man pages, completions
 
 
