@@ -3,8 +3,8 @@
 What lives here: `Room`, how the settings and the profile choose one, how an invited one is
 remembered, what `/invite` says.  What it does not know: connections, the room's members.
 
-    room = choose_room(settings.room, settings.invite, profile.chain.side(ROOMS_TABLE))
-    room.secret, room.name, room.server
+    room = choose_room("lobby", settings.invite, settings.new_room, chain.side(ROOMS_TABLE))
+    room.secret, room.name, room.invite_lines("192.168.1.5", 5555, terminal.columns)
 """
 
 from __future__ import annotations
@@ -74,13 +74,19 @@ class Room:
                 _notice(f"this room is open, others join it with: {how}"),
                 _notice("--new-room makes one that only an invite opens"),
             ]
-        invite = Invite(self.secret, server, port)
+        without = []
+        try:
+            invite = Invite(self.secret, server, port)
+        except InviteError as exc:
+            invite = Invite(self.secret)
+            without = [_notice(f"the code does not say where the relay is: {exc}")]
         rows = qr_rows(invite.text)
         if not rows or len(rows[0]) + _INDENT > columns:
             rows = []
         return [
             _notice("others join this room with:"),
             Line(Kind.DIALOGUE, f"{CLIENT_COMMAND} --invite {invite.text}", event="invite"),
+            *without,
             *([_notice("\n".join(["the code for a camera:", *rows]))] if rows else []),
             _notice("whoever has the code reads what is said from then on: hand it over in person"),
         ]
