@@ -237,7 +237,8 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
                     sock.close()  # a relay waits 5 s for a JOIN
                     password = ask_password()
                     sock = stack.enter_context(connect(*address))
-        profile.chain.append([], now().ms, room.row(now().ms, rooms))
+        relay_address = None if settings.host is not None else address
+        profile.chain.append([], now().ms, room.row(now().ms, rooms, relay_address))
         inbox = Inbox()
 
         def begin(sek: EncryptionManager, memory: Memory) -> Session:

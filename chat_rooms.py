@@ -10,6 +10,7 @@ remembered, what `/invite` says.  What it does not know: connections, the room's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -49,11 +50,21 @@ class Room:
         """The one that only its invite opens; it is called by its tag, since it has no name."""
         return cls(invite.room, f"invited room {invite.room.tag[:2].hex()}", invite)
 
-    def row(self, now_ms: int, rows: Mapping[bytes, bytes]) -> list[SideRow]:
-        """What is to be kept of it in the side table `rooms`, and what goes for that."""
+    def row(
+        self, now_ms: int, rows: Mapping[bytes, bytes], relay: tuple[str, int] | None
+    ) -> list[SideRow]:
+        """What is to be kept of it in the side table `rooms`, and what goes for that.
+
+        Args:
+            relay: where it was joined, so that nobody is asked next time; None: as the code says.
+        """
         if self.invite is None:
             return []
-        value = u64(now_ms) + self.invite.text.encode()
+        invite = self.invite
+        if relay is not None:
+            with suppress(InviteError):  # such an address is typed anew each time
+                invite = Invite(self.secret, *relay)
+        value = u64(now_ms) + invite.text.encode()
         others = sorted((used, tag) for tag, used in rows.items() if tag != self.secret.tag)
         gone = [SideRow(ROOMS_TABLE, tag, b"") for _, tag in others[: -(MAX_ROOMS - 1)]]
         return [SideRow(ROOMS_TABLE, self.secret.tag, value), *gone]
