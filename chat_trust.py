@@ -224,7 +224,7 @@ class Trust:
         found = (pair for pair in self._pins.look_alikes(nick) if pair[1] != fingerprint)
         like = [self._called(*pair) for pair in found]
         if like:
-            text = f"{name} looks like {', '.join(like[:_MOST_NAMED])}, and is somebody else"
+            text = f"{name} looks like {' and '.join(like[:_MOST_NAMED])}, and is somebody else"
             effects.append(alert(text, "look_alike", **fields))
         return effects
 
@@ -330,8 +330,8 @@ class Trust:
             number = safety_number(self._roster.our.fingerprint, fingerprint)
             is_same = same_number(said, number)
             if is_same is None:
-                text = "that is no safety number: it has 60 digits; or say yes, or no"
-                return [error(f"say it like this: /verify {name} NUMBER; {text}")], False
+                text = "that is no safety number, which has 60 digits"
+                return [error(f"{text}: /verify {name} NUMBER, or yes, or no")], False
             if not is_same:
                 text = (
                     f"NO MATCH: that is not the number of you and {name}. Nothing was changed. "

@@ -320,6 +320,16 @@ def test_look_alike_of_our_own_name_is_an_alarm(
 # The same key under another name
 
 
+def test_who_looks_like_us_and_a_namesake_is_not_said_to_be_one_of_us(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    room.join("bob", nick="alice")
+    room.join("carol", nick="a1ice")
+    likes = [text for text in alice.alerts if "looks like" in text]
+    names = f"your own name and alice#{tag('bob')}"
+    assert likes == [f"a1ice#{tag('carol')} looks like {names}, and is somebody else"]
+
+
 def test_nick_is_changed_and_said_and_kept_for_the_next_message(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
