@@ -44,7 +44,9 @@ class People:
         Args:
             strangers: fingerprints that may be meant too, whether we met them here or not.
         """
-        return self._only(name, self._roster.find(name, strangers))
+        found = self._roster.find(name, strangers)
+        # A verified person's name may stand without a tag; typed so, it means nobody else.
+        return self._only(name, [f for f in found if self._roster.name(f) == name] or found)
 
     def _only(self, name: str, found: list[bytes]) -> bytes | Show:
         if len(found) == 1:

@@ -390,6 +390,19 @@ def test_pasted_number_verifies_and_the_name_loses_its_tag(
     assert "-- bob (verified)" in alice.asks("/who")
 
 
+def test_name_that_stands_without_a_tag_means_whom_it_is_shown_for(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    mallory = room.join("mallory", nick="bob")  # another bob, for bob is here
+    alice.types(
+        f"/verify bob#{tag('bob')} {safety_number(fingerprint('alice'), fingerprint('bob'))}"
+    )
+    room.crash(mallory)
+    room.crash(bob)
+    assert "-- fingerprint of bob: " in alice.asks("/key bob")[0]
+    assert f"bob#{tag('mallory')}" in alice.asks(f"/key bob#{tag('mallory')}")[0]
+
+
 def test_wrong_number_is_an_alarm_and_changes_nothing(
     alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
