@@ -178,7 +178,8 @@ class Roster:
     def find(self, name: str, strangers: Iterable[bytes] = ()) -> list[bytes]:
         """The fingerprints that `bob`, `bob#7f3a` or `#7f3a` may mean, ours aside.
 
-        Live people are meant before those who are away.
+        Live people are meant before those who are away, but for verified ones: a namesake who is
+        here must not get what was for somebody whom we know better.
 
         Args:
             strangers: fingerprints that may be meant too, whether we met them here or not.
@@ -194,7 +195,9 @@ class Roster:
             and fingerprint.hex().startswith(digits.lower())
         ]
         live = {b.fingerprint for b in self.live.values()}
-        return [f for f in found if f in live] or found
+        if live.isdisjoint(found):
+            return found
+        return [f for f in found if f in live or self._pins.is_verified(f)]
 
     def _meet(self, bundle: Bundle, now_ms: int) -> list[bytes]:
         """Re-inserted at the end, so that the first is the one not seen for longest."""

@@ -403,6 +403,18 @@ def test_name_that_stands_without_a_tag_means_whom_it_is_shown_for(
     assert f"bob#{tag('mallory')}" in alice.asks(f"/key bob#{tag('mallory')}")[0]
 
 
+def test_msg_asks_which_when_the_verified_one_is_away_and_a_namesake_here(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.join("mallory", nick="bob")  # another bob, for bob is here: not doubted
+    room.passes(DECIDED_S)
+    number = safety_number(fingerprint("alice"), fingerprint("bob"))
+    alice.types(f"/verify bob#{tag('bob')} {number}")
+    room.crash(bob)
+    names = sorted(f"bob#{tag(name)}" for name in ("bob", "mallory"))
+    assert alice.asks("/msg bob psst") == [f"chainroom: which bob? {', '.join(names)}"]
+
+
 def test_wrong_number_is_an_alarm_and_changes_nothing(
     alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
