@@ -220,12 +220,14 @@ def _run(settings: Settings, terminal: Terminal, signals: _Signals) -> int:
                 address, sock = _ask_and_connect(settings, room, terminal, sek)
                 stack.enter_context(sock)
         else:
-            # Of an invited room the address alone is of no use; see `invite_lines`.
-            shows = terminal if room.invite is None else None
             flags = ["--no-announce"] if settings.no_announce else []
             if settings.password_file is not None:
                 flags.append(f"--password-file={settings.password_file}")
-            relay = HostedRelay(settings.host, flags, profile.path, shows)
+            # Of an invited room the address alone is of no use; see `invite_lines`.
+            is_open = room.invite is None
+            relay = HostedRelay(
+                settings.host, flags, profile.path, terminal, says_addresses=is_open
+            )
             stack.callback(relay.stop)
             with signals.waiting():
                 sek.result()

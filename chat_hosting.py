@@ -3,7 +3,7 @@
 What lives here: starting `chat_server.py`, waiting until it listens, showing what it says, ending
 it.  What it does not know: why, and who joins it.
 
-    relay = HostedRelay(5555, ["--no-announce"], folder, terminal)
+    relay = HostedRelay(5555, ["--no-announce"], folder, terminal, says_addresses=True)
     relay.port()           # once it listens
     relay.stop()
 """
@@ -37,19 +37,28 @@ class HostedRelay:
     """A child that ends when its stdin, which we hold, closes."""
 
     def __init__(
-        self, port: int, flags: Sequence[str], folder: Path, terminal: Terminal | None
+        self,
+        port: int,
+        flags: Sequence[str],
+        folder: Path,
+        terminal: Terminal,
+        *,
+        says_addresses: bool,
     ) -> None:
         """Starts it; whoever does must `stop` it.  Raises NotHosted.
 
         Args:
             flags: more of the relay's.
             folder: of the profile, which is ours alone while we run, and so is the log in it.
-            terminal: where it says how others join it; None: nowhere.
+            terminal: where it says how others join it, and that it ended before it was stopped.
+            says_addresses: whether it says the first of these.
         """
         command = [sys.executable, str(Path(__file__).with_name("chat_server.py"))]
         command += ["--port", str(port), "--exit-with-stdin", *flags]
         self._log_path = folder / "relay.log"
         self._terminal = terminal
+        self._says_addresses = says_addresses
+        self._is_wanted = True
         self._pump: threading.Thread | None = None
         try:
             log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -86,13 +95,18 @@ class HostedRelay:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                if self._terminal is not None:
+                if self._says_addresses:
                     self._terminal.show(Line(Kind.NOTICE, line.rstrip("\n")))
+        if self._is_wanted:
+            log = f"its log: {self._log_path}"
+            text = f"the relay that --host started has ended: leave and start it again ({log})"
+            self._terminal.show(Line(Kind.ALERT, text))
 
     def stop(self) -> None:
         """Closes the pipe; the relay tells its members and ends."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._is_wanted = False
         with suppress(OSError):  # it is gone already
             self._process.stdin.close()
         try:

@@ -15,6 +15,7 @@ from scripted_person import Person
 import chat_hosting
 from chat_hosting import HostedRelay, NotHosted
 from chat_link import CannotConnect, connect
+from chat_terminal import Kind
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
 
@@ -27,7 +28,7 @@ class Hosting:
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "relay.log"
         flags = ("--no-announce", *flags)
-        self.relay = HostedRelay(port, flags, home, cast(Any, self.person))
+        self.relay = HostedRelay(port, flags, home, cast(Any, self.person), says_addresses=True)
 
     def __enter__(self) -> HostedRelay:
         return self.relay
@@ -55,6 +56,7 @@ def test_hosts_relay_runs_until_it_is_stopped_and_its_log_is_the_hosts_alone(
         connect("127.0.0.1", port)
     assert hosting.log.read_text().rstrip().endswith("stop 0 members")
     relay.stop()  # again does nothing
+    assert hosting.person.said(Kind.ALERT) == []
 
 
 def test_hosts_relay_on_a_busy_port_says_why(tmp_path: Path) -> None:
@@ -89,3 +91,12 @@ def test_hosts_relay_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.Mo
         relay.port()
         relay._process.send_signal(signal.SIGSTOP)
     assert relay._process.returncode == -signal.SIGKILL
+
+
+def test_hosts_relay_that_ends_by_itself_is_said_to_its_host(tmp_path: Path) -> None:
+    hosting = Hosting(tmp_path)
+    with hosting as relay:
+        relay.port()
+        relay._process.kill()
+        hosting.person.sees("the relay that --host started has ended")
+    assert len(hosting.person.said(Kind.ALERT)) == 1
