@@ -83,7 +83,7 @@ class Room:
             )
             return [
                 _notice(f"this room is open, others join it with: {how}"),
-                _notice("--new-room makes one that only an invite opens"),
+                _notice("one that only an invite opens is made by --new-room"),
             ]
         without = []
         try:
