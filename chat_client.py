@@ -38,7 +38,7 @@ from chat_json import BadRequest, open_json_terminal
 from chat_link import CannotConnect, Inbox, Link, connect, wants_password
 from chat_memory import Memory
 from chat_messages import MAX_NICK_CHARACTERS, check_nick
-from chat_offline import run_command, warn_if_unprotected
+from chat_offline import how_to_protect, run_command, warn_if_unprotected
 from chat_passphrase import PassphraseError, ask_password, asker, read_secret
 from chat_profile import Profile, ProfileError
 from chat_rooms import ROOMS_TABLE, NoRoom, Room, choose_room
@@ -46,7 +46,7 @@ from chat_session import Session
 from chat_settings import Settings, UsageError, parse_address, parse_port, read_settings
 from chat_terminal import BadInput, Kind, Line, Terminal, escape, open_terminal
 from chat_typed import TYPED_TABLE, TypedLines
-from chat_wire import CLIENT_COMMAND, DEFAULT_PORT
+from chat_wire import DEFAULT_PORT
 from chat_witness import HEADS_TABLE, Heads
 from crypto_utils import EncryptionManager
 
@@ -382,10 +382,10 @@ def _say_profile(terminal: Terminal, profile: Profile, settings: Settings) -> No
         terminal.show(Line(Kind.ALERT, text, event="history_tampered"))
     has_passphrase = profile.keystore.has_passphrase
     if profile.is_new:
-        without = f"without a passphrase: {CLIENT_COMMAND} passphrase sets one"
+        without = f"without a passphrase: {how_to_protect(profile.name)}"
         how = "behind your passphrase" if has_passphrase else without
         terminal.show(Line(Kind.NOTICE, f"new identity, kept in {profile.path} {how}"))
-    warn_if_unprotected(settings, terminal, has_passphrase=has_passphrase)
+    warn_if_unprotected(settings, terminal, profile.name, has_passphrase=has_passphrase)
     if settings.profile is None and profile.number > 1:
         text = f"another client uses your profile: this one is {profile.name}"
         terminal.show(Line(Kind.NOTICE, text))

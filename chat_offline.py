@@ -15,6 +15,7 @@ from pathlib import Path
 from blockchain import StoreError, Verdict
 from chat_answers import Unanswered, coins, export, write_new
 from chat_blocks import HEADER_BYTES
+from chat_folder import DEFAULT_PROFILE
 from chat_history import history
 from chat_passphrase import PassphraseError, ask_new, asker, is_person_there, notices
 from chat_profile import Profile, ProfileError
@@ -23,7 +24,7 @@ from chat_terminal import Kind, Line, Terminal
 from chat_wire import CLIENT_COMMAND
 from crypto_utils import SIGNATURE_BYTES
 
-__all__ = ["run_command", "warn_if_unprotected"]
+__all__ = ["how_to_protect", "run_command", "warn_if_unprotected"]
 
 MAX_PROOF_BYTES = 1 << 30  # of a file that is read to be verified: some 4 million blocks
 _PROGRESS_EVERY_S = 0.1
@@ -57,10 +58,18 @@ def run_command(settings: Settings, terminal: Terminal) -> int:
         terminal.progress("")
 
 
-def warn_if_unprotected(settings: Settings, terminal: Terminal, *, has_passphrase: bool) -> None:
+def how_to_protect(profile: str) -> str:
+    """Which command sets a passphrase, of the profile of that name and no other."""
+    which = "" if profile == DEFAULT_PROFILE else f" --profile {profile}"
+    return f"{CLIENT_COMMAND} passphrase{which} sets one"
+
+
+def warn_if_unprotected(
+    settings: Settings, terminal: Terminal, profile: str, *, has_passphrase: bool
+) -> None:
     """Who names a file with a passphrase believes that the profile has one."""
     if settings.passphrase_file is not None and not has_passphrase:
-        text = f"this profile has no passphrase: {CLIENT_COMMAND} passphrase sets one"
+        text = f"this profile has no passphrase: {how_to_protect(profile)}"
         terminal.show(Line(Kind.ALERT, text))
 
 
@@ -75,7 +84,9 @@ def _open(settings: Settings) -> Profile:
 
 def _open_to_read(settings: Settings, terminal: Terminal) -> Profile:
     profile = _open(settings)
-    warn_if_unprotected(settings, terminal, has_passphrase=profile.keystore.has_passphrase)
+    warn_if_unprotected(
+        settings, terminal, profile.name, has_passphrase=profile.keystore.has_passphrase
+    )
     return profile
 
 
@@ -183,7 +194,8 @@ def _verify(settings: Settings, terminal: Terminal) -> int:
         progress=_Progress(terminal),
     )
     terminal.progress("")
-    warn_if_unprotected(settings, terminal, has_passphrase=was_asked)
+    name = settings.profile or DEFAULT_PROFILE
+    warn_if_unprotected(settings, terminal, name, has_passphrase=was_asked)
     for checked in found:
         worst = _worse(worst, _say(terminal, checked.exit_code, checked.text))
     if worst == 0:

@@ -408,7 +408,7 @@ def test_a_new_identity_and_a_second_client_are_said(
     with Profile.open(tmp_path):
         person = Person()
         assert chats(monkeypatch, person, tmp_path, *at(relay)) == 0
-        how = "without a passphrase: python chat_client.py passphrase sets one"
+        how = "without a passphrase: python chat_client.py passphrase --profile default-2 sets one"
         assert person.said(Kind.NOTICE)[:2] == [
             f"new identity, kept in {path / 'default-2'} {how}",
             "another client uses your profile: this one is default-2",
