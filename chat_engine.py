@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import chat_addresses
 import chat_answers
 from blockchain import StoreFailed, StoreUnreadable, Verdict
 from chat_answers import Unanswered
@@ -66,6 +67,7 @@ _SLICE_BLOCKS = 2000
 _CHECKED_AT_ONCE = 50_000
 _CHECKPOINT_BLOCKS = 10_000  # appended since the last one: a crash makes the next start read these
 _SLEPT_S = 10.0  # a shorter nap breaks no connection, and somebody may set the clock a little
+_NETWORK_LOOK_S = 1.0  # how often this computer's own addresses are looked at
 _LOOK_S = 0.1  # how soon somebody who waits for the engine notices that it has ended
 
 
@@ -96,6 +98,13 @@ Renew = Callable[[], Session]
 # A connection to the relay, made on a thread of its own; and what makes a link of it.
 Dial = Callable[[], socket.socket]
 Join = Callable[[socket.socket], Link]
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """This computer has other addresses than a moment ago; without those that it lost."""
+
+    lost: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,7 @@ class Engine:
         self._join = join
         self._retry = Retry()
         self._dialler: threading.Thread | None = None
+        self._lookout = threading.Thread(target=self._watch_network, name="lookout")
         self._asleep_s = time.time() - time.monotonic()  # a sum that grows while nothing runs
         self._invite = invite
         self._typed_lines = typed_lines
@@ -221,6 +231,7 @@ class Engine:
 
     def run(self) -> None:
         """Until the session is over, or the chain fails, or there is a fault in this program."""
+        self._lookout.start()
         try:
             self._perform(self._session.connected())
             while not self.over.is_set():
@@ -240,7 +251,7 @@ class Engine:
             if self._link is not None:
                 self._link.close()
             self._terminal.end_input()
-            for thread in (self._key_maker, self._dialler):
+            for thread in (self._key_maker, self._dialler, self._lookout):
                 if thread is not None:
                     thread.join()
             self._drop_dialled()
@@ -262,6 +273,8 @@ class Engine:
                         effects += self._session.receive(frame, now())
                 case Lost(why):
                     effects += self._lost(why)
+                case _Moved(lost):
+                    self._moved(lost)
                 case _Dialled():
                     effects += self._dialled(item)
                 case EncryptionManager():
@@ -306,11 +319,27 @@ class Engine:
         if asleep_s - self._asleep_s > _SLEPT_S:
             self._retry.at_once(now().s)
             if self._link is not None and self.ready.is_set():
-                self._link.close()
+                self._link.close("this computer slept")
         self._asleep_s = asleep_s
         if self._link is None and not self.over.is_set() and self._retry.is_due(now().s):
             self._dialler = threading.Thread(target=self._try, name="dialler")
             self._dialler.start()
+
+    def _watch_network(self) -> None:
+        """A thread of its own, since some systems ask a resolver for their own addresses."""
+        before: frozenset[str] | None = None
+        while not self.over.wait(_NETWORK_LOOK_S if before is not None else 0.0):
+            addresses = frozenset(a.text for a in chat_addresses.find_addresses())
+            if before is not None and addresses != before:
+                self._inbox.put(_Moved(before - addresses))
+            before = addresses
+
+    def _moved(self, lost: frozenset[str]) -> None:
+        """Another network: what did not lead to the relay may do so now, and what led there from an
+        address that is gone leads nowhere, though nothing would say so for a long time."""
+        self._retry.at_once(now().s)
+        if self._link is not None and self.ready.is_set() and self._link.address in lost:
+            self._link.close("this computer is on another network")
 
     def _try(self) -> None:
         try:

@@ -1,6 +1,6 @@
 """One connection to a relay: bytes out, frames in, on a thread of its own.
 
-What lives here: the socket, its out-buffer, answers to PING, and the notion of a dead connection.
+What lives here: the socket, its out-buffer, PINGs both ways, and the notion of a dead connection.
 What it does not know: what frames mean beyond PING, who sends them, what is done about a lost
 connection.
 
@@ -52,7 +52,7 @@ __all__ = [
 CONNECT_TIMEOUT_S = 5.0  # for each address that a name stands for
 # A relay speaks first and at once; what accepts and says nothing for so long is none, or is stuck.
 HELLO_TIMEOUT_S = 15.0
-# The relay pings after 15 s without a byte from us; three times that without a byte from it and
+# Each side pings after 15 s without a byte from the other.  Two pings that nothing followed, and
 # the connection is dead, whatever TCP still believes.
 SILENCE_S = 3 * PING_INTERVAL_S
 MAX_INBOX_BYTES = 4 * 1024 * 1024
@@ -128,6 +128,13 @@ def fault(exc: Exception) -> str:
     return f"a fault in this program, please report it: {type(exc).__name__} at {where}: {exc}"
 
 
+def _address(sock: socket.socket) -> str:
+    try:
+        return str(sock.getsockname()[0])
+    except (OSError, IndexError):  # it is over already, or is no TCP
+        return ""
+
+
 def _reason(exc: Exception) -> str:
     """What happened, without the number that Python puts before it."""
     strerror = exc.strerror if isinstance(exc, OSError) else None
@@ -192,12 +199,14 @@ class Link:
         self._inbox = inbox
         self._out: deque[bytes] = deque()  # appended by any thread, taken by ours
         self._sending = b""  # what `send` has not taken yet of the pieces joined last
-        # The answer to the newest PING: a relay that pings and does not read makes nothing grow.
-        self._pong = b""
+        # The answer to the newest PING, and a PING of ours: one of each at most, so that a relay
+        # that pings and does not read makes nothing grow.
+        self._pong = self._ping = b""
         self._put_bytes = 0  # written by the engine's thread alone
         self._sent_bytes = 0  # written by our thread alone
-        self._closing = False
+        self._closing = ""  # why, once it is to end
         self._deaf: OSError | None = None  # why the relay takes nothing more from us
+        self._address = _address(sock)
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -206,6 +215,11 @@ class Link:
     def waiting_bytes(self) -> int:
         """Of what was given to `send` and is not with the kernel yet."""
         return self._put_bytes - self._sent_bytes
+
+    @property
+    def address(self) -> str:
+        """The own one that it leads from."""
+        return self._address
 
     def send(self, frame: bytes) -> None:
         """Queues a frame; the engine's thread alone, which also bounds how much waits."""
@@ -220,18 +234,17 @@ class Link:
         except OSError:  # full: it is awake; closed: it is gone
             return
 
-    def close(self) -> None:
+    def close(self, why: str = "closed") -> None:
         """Sends what waits, for at most a second, then closes."""
-        self._closing = True
+        self._closing = why
         self.wake()
 
     def run(self) -> None:
         """Until the connection ends or `close` was called."""
-        why = "closed"
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._wake_out, selectors.EVENT_READ)
-                self._serve(selector)
+                why = self._serve(selector)
         except (_Over, OSError) as exc:
             why = _reason(exc)
         except Exception as exc:
@@ -242,30 +255,37 @@ class Link:
             self._wake_out.close()
             self._inbox.put(Lost(why))
 
-    def _serve(self, selector: selectors.BaseSelector) -> None:
+    def _serve(self, selector: selectors.BaseSelector) -> str:
+        """Returns why it was closed by us; any other end is an exception."""
         decoder = FrameDecoder(MAX_JOIN_FRAME_BYTES)
         heard_s = time.monotonic()
         patience_s = HELLO_TIMEOUT_S
+        pings = 0  # since then
         close_by_s: float | None = None
         while True:
             reading = self._inbox.waiting_bytes < MAX_INBOX_BYTES
             wait_s = _LOOK_S if close_by_s is None else max(0.0, close_by_s - time.monotonic())
+            if reading:  # what is over is over then, and not at the next look
+                wait_s = min(wait_s, max(0.0, heard_s + patience_s - time.monotonic()))
             ready = self._select(selector, reading, 0.0 if self._deaf and reading else wait_s)
             now_s = time.monotonic()
             if ready & selectors.EVENT_READ:
-                heard_s, patience_s = now_s, SILENCE_S
+                heard_s, patience_s, pings = now_s, SILENCE_S, 0
                 self._read(decoder)
             elif not reading:
-                heard_s = now_s  # its silence is our doing
+                heard_s, pings = now_s, 0  # its silence is our doing
             elif self._deaf is not None:
                 raise self._deaf  # and all that it had said is read
-            elif now_s - heard_s > patience_s:
+            elif now_s >= heard_s + patience_s:
                 raise _Over(f"no sign of a relay there for {patience_s:.0f} s")
+            elif now_s >= heard_s + PING_INTERVAL_S * (pings + 1):
+                pings += 1
+                self._ping = Ping(pings).serialize()
             self._write()
             if self._closing:
                 close_by_s = close_by_s or now_s + _FLUSH_S
                 if not self._has_output() or now_s >= close_by_s:
-                    return
+                    return self._closing
 
     def _select(self, selector: selectors.BaseSelector, reading: bool, wait_s: float) -> int:
         """Waits until something can be done; what can be, of what we are interested in.
@@ -315,15 +335,16 @@ class Link:
                 self._inbox.put(Received(frames, sum(len(f.raw) for f in frames)))
 
     def _has_output(self) -> bool:
-        return self._deaf is None and bool(self._out or self._sending or self._pong)
+        return self._deaf is None and bool(self._out or self._sending or self._pong or self._ping)
 
     def _write(self) -> None:
         if not self._has_output():
             return
         if not self._sending:
-            pieces, size = [self._pong], 0
-            self._sent_bytes -= len(self._pong)  # the engine counts what it sends; this is ours
-            self._pong = b""
+            pieces, size = [self._pong, self._ping], 0
+            # The engine counts what it sends; this is ours.
+            self._sent_bytes -= len(self._pong) + len(self._ping)
+            self._pong = self._ping = b""
             while self._out and size < _SEND_BYTES:
                 pieces.append(self._out.popleft())
                 size += len(pieces[-1])

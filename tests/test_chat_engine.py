@@ -19,6 +19,7 @@ import pytest
 from simulated_room import keystore
 from test_chat_history import Book
 
+import chat_addresses
 import chat_engine
 import chat_retry
 from blockchain import (
@@ -31,6 +32,7 @@ from blockchain import (
     StoreFailed,
     Verdict,
 )
+from chat_addresses import Address
 from chat_effects import (
     Append,
     Close,
@@ -163,8 +165,9 @@ class Running:
         self.link = SimpleNamespace(
             send=lambda frame: self.journal.append(f"send {frame.decode()}"),
             wake=lambda: self.journal.append("wake"),
-            close=lambda: self.journal.append("close"),
+            close=self._close,
             waiting_bytes=0,
+            address="192.168.1.7",
         )
         self.checkpoints = 0
         self.verification: list[Verdict | None] = []  # what the slices of the whole say
@@ -210,6 +213,9 @@ class Running:
         self.engine.attach(cast(Any, self.link))
         self.thread = threading.Thread(target=self.engine.run, daemon=True)
 
+    def _close(self, _why: str = "closed") -> None:
+        self.journal.append("close")
+
     def _dial(self) -> Any:
         if isinstance(self.renewed[1], str):
             raise CannotConnect(self.renewed[1])
@@ -253,6 +259,13 @@ class Running:
         while f"show {text}" not in self.journal:
             assert time.monotonic() < deadline, self.journal
             time.sleep(0.002)  # the engine's thread shows it
+
+    def waits_for_call(self, call: str, count: int) -> None:
+        """Until the session was called like that so often."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self.session.calls.count(call) < count:
+            assert time.monotonic() < deadline, self.session.calls
+            self.session.waits_for_ticks(1)
 
     def __enter__(self) -> Self:
         self.thread.start()
@@ -999,11 +1012,75 @@ def test_computer_that_slept_connects_anew_at_once(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.renewed = (Script(), running.link)
-    running.link.close = lambda: running.inbox.put(Lost("closed"))
+    running.link.close = lambda why="closed": running.inbox.put(Lost(why))
     running.session.waits_for_ticks(1)
     clock = time.time
     monkeypatch.setattr(time, "time", lambda: clock() + 60)
-    deadline = time.monotonic() + DEADLINE_S
-    while running.session.calls.count("connected") < 2:
-        assert time.monotonic() < deadline, running.session.calls
+    running.waits_for_call("connected", 2)
+    assert "disconnected this computer slept" in running.session.calls
+
+
+class Network:
+    """This computer's addresses, as a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses = {"192.168.1.7", "172.17.0.1"}
+        self.looks = 0
+        monkeypatch.setattr(chat_engine, "_NETWORK_LOOK_S", 0.002)
+        monkeypatch.setattr(chat_addresses, "find_addresses", self._find)
+
+    def _find(self) -> list[Address]:
+        found = [Address(text) for text in self.addresses]
+        self.looks += 1
+        return found
+
+    def is_seen(self) -> None:
+        """Waits until the engine has looked at it as it is now."""
+        looks, deadline = self.looks, time.monotonic() + DEADLINE_S
+        while self.looks < looks + 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)  # the engine's lookout looks
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    return Network(monkeypatch)
+
+
+def test_another_network_makes_a_waiting_try_due_at_once(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_engine, "Retry", lambda: Retry(lambda: 1.0))
+    monkeypatch.setattr(chat_retry, "_FIRST_S", 1e6)
+    running = Running()
+    running.renewed = (Script(), running.link)
+    with running:
         running.session.waits_for_ticks(1)
+        network.is_seen()
+        running.inbox.put(Lost("cut"))
+        running.session.waits_for_ticks(10)
+        assert running.session.calls.count("connected") == 1
+        network.addresses = {"10.0.0.7"}
+        running.waits_for_call("connected", 2)
+
+
+def test_a_connection_from_an_address_that_is_gone_is_made_anew_at_once(
+    network: Network, running: Running
+) -> None:
+    running.renewed = (Script(), running.link)
+    running.link.close = lambda why="closed": running.inbox.put(Lost(why))
+    running.session.waits_for_ticks(1)
+    network.is_seen()
+    network.addresses = {"10.0.0.7"}
+    running.waits_for_call("connected", 2)
+    assert "disconnected this computer is on another network" in running.session.calls
+
+
+def test_a_connection_whose_address_stays_is_left_alone(network: Network, running: Running) -> None:
+    running.session.waits_for_ticks(1)
+    network.is_seen()
+    for addresses in ({"192.168.1.7"}, {"192.168.1.7", "10.0.0.7"}, {"192.168.1.7"}):
+        network.addresses = addresses
+        network.is_seen()
+        running.session.waits_for_ticks(2)
+    assert "close" not in running.journal

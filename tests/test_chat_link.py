@@ -17,7 +17,7 @@ import pytest
 
 import chat_link
 from chat_link import CannotConnect, Inbox, Link, Lost, Received, connect
-from chat_wire import Broadcast, Frame, FrameDecoder, Hello, Ping, Pong
+from chat_wire import Broadcast, Frame, FrameDecoder, FrameType, Hello, Ping, Pong
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("error")]
 
@@ -50,6 +50,7 @@ class Line:
         self.link = Link(self.sock, self.inbox)
         self.thread = threading.Thread(target=self.link.run, daemon=True)
         self._decoder = FrameDecoder(65_536)
+        self.pings = 0  # that the relay got
 
     def starts(self) -> Self:
         self.thread.start()
@@ -73,10 +74,12 @@ class Line:
         return frames
 
     def says(self) -> Frame:
-        """The next frame that the relay gets."""
+        """The next frame that the relay gets, PINGs aside."""
         while True:
             for frame in self._decoder:
-                return frame
+                if frame.type != FrameType.PING:
+                    return frame
+                self.pings += 1
             data = self.relay.recv(65_536)
             assert data, "the link closed"
             self._decoder.feed(data)
@@ -302,23 +305,52 @@ def test_45_seconds_without_a_byte_are_a_lost_connection(
 ) -> None:
     line.relay.sendall(HELLO)
     assert line.receives(until=bool) == [HELLO]
-    clock.s += 45.0
+    clock.s += 44.5
     line.loops()
     line.relay.sendall(Pong(1).serialize()[:1])  # any byte is a sign
     line.loops()
-    clock.s += 45.0
+    clock.s += 44.5
     line.loops()
-    clock.s += 0.1
+    clock.s += 0.5
     assert line.ends() == "no sign of a relay there for 45 s"
+
+
+def test_a_silent_relay_is_pinged_each_15_seconds_twice_and_then_it_is_over(
+    clock: SimpleNamespace, line: Line
+) -> None:
+    line.relay.sendall(HELLO)
+    assert line.receives(until=bool) == [HELLO]
+    line.loops()
+    for seconds, pings in ((14.5, 0), (0.5, 1), (14.5, 1), (0.5, 2), (14.5, 2)):
+        clock.s += seconds
+        line.loops()
+        assert line.pings == pings
+    line.relay.sendall(Pong(2).serialize())  # and from there anew
+    line.loops()
+    clock.s += 15.0
+    line.loops()
+    assert line.pings == 3
+    clock.s += 30.0
+    assert line.ends() == "no sign of a relay there for 45 s"
+    assert line.link.waiting_bytes == 0  # the PINGs were not counted as the engine's
+
+
+def test_what_is_no_relay_for_all_that_is_known_is_not_pinged(
+    clock: SimpleNamespace, line: Line
+) -> None:
+    line.loops()
+    clock.s += 14.5
+    line.loops()
+    assert line.pings == 0
 
 
 def test_what_accepts_and_says_nothing_is_given_up_after_15_seconds(
     clock: SimpleNamespace, line: Line
 ) -> None:
     line.loops()
-    clock.s += 15.0
+    clock.s += 14.5
     line.loops()
-    clock.s += 0.1
+    clock.s += 0.5
     assert line.ends() == "no sign of a relay there for 15 s"
 
 
