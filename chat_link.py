@@ -52,8 +52,9 @@ __all__ = [
 CONNECT_TIMEOUT_S = 5.0  # for each address that a name stands for
 # A relay speaks first and at once; what accepts and says nothing for so long is none, or is stuck.
 HELLO_TIMEOUT_S = 15.0
-# Each side pings after 15 s without a byte from the other.  Two pings that nothing followed, and
-# the connection is dead, whatever TCP still believes.
+# We ping each 15 s.  45 s without a byte, or without an answer, and the connection is dead,
+# whatever TCP still believes.  Bytes alone are not enough: a frame whose length was altered on its
+# way swallows all that comes behind it, at either end.
 SILENCE_S = 3 * PING_INTERVAL_S
 MAX_INBOX_BYTES = 4 * 1024 * 1024
 _RECV_BYTES = 262_144
@@ -206,6 +207,7 @@ class Link:
         self._sent_bytes = 0  # written by our thread alone
         self._closing = ""  # why, once it is to end
         self._deaf: OSError | None = None  # why the relay takes nothing more from us
+        self._answered_s = 0.0  # when a PONG came
         self._address = _address(sock)
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -258,30 +260,33 @@ class Link:
     def _serve(self, selector: selectors.BaseSelector) -> str:
         """Returns why it was closed by us; any other end is an exception."""
         decoder = FrameDecoder(MAX_JOIN_FRAME_BYTES)
-        heard_s = time.monotonic()
+        heard_s = pinged_s = self._answered_s = time.monotonic()
         patience_s = HELLO_TIMEOUT_S
-        pings = 0  # since then
         close_by_s: float | None = None
         while True:
             reading = self._inbox.waiting_bytes < MAX_INBOX_BYTES
             wait_s = _LOOK_S if close_by_s is None else max(0.0, close_by_s - time.monotonic())
             if reading:  # what is over is over then, and not at the next look
-                wait_s = min(wait_s, max(0.0, heard_s + patience_s - time.monotonic()))
+                over_s = min(heard_s, self._answered_s) + patience_s
+                wait_s = min(wait_s, max(0.0, over_s - time.monotonic()))
             ready = self._select(selector, reading, 0.0 if self._deaf and reading else wait_s)
             now_s = time.monotonic()
             if ready & selectors.EVENT_READ:
-                heard_s, patience_s, pings = now_s, SILENCE_S, 0
+                heard_s, patience_s = now_s, SILENCE_S
                 self._read(decoder)
             elif not reading:
-                heard_s, pings = now_s, 0  # its silence is our doing
+                heard_s = self._answered_s = now_s  # its silence is our doing
             elif self._deaf is not None:
                 raise self._deaf  # and all that it had said is read
             elif now_s >= heard_s + patience_s:
                 raise _Over(f"no sign of a relay there for {patience_s:.0f} s")
-            elif now_s >= heard_s + PING_INTERVAL_S * (pings + 1):
-                pings += 1
-                self._ping = Ping(pings).serialize()
+            if now_s >= pinged_s + PING_INTERVAL_S:
+                pinged_s, self._ping = now_s, Ping(int(now_s)).serialize()
             self._write()
+            if self._sending:  # it takes no more now, and its answer is behind that
+                self._answered_s = now_s
+            elif now_s >= self._answered_s + patience_s:
+                raise _Over(f"the relay did not answer for {patience_s:.0f} s")
             if self._closing:
                 close_by_s = close_by_s or now_s + _FLUSH_S
                 if not self._has_output() or now_s >= close_by_s:
@@ -324,7 +329,9 @@ class Link:
                 decoder.limit = MAX_FRAME_BYTES  # the relay said HELLO
                 if frame.type == FrameType.PING:
                     self._pong = Pong(Ping.parse(frame.body).token).serialize()
-                elif frame.type != FrameType.PONG:
+                elif frame.type == FrameType.PONG:
+                    self._answered_s = time.monotonic()
+                else:
                     frames.append(frame)
         except WireError as exc:
             is_relay = decoder.limit == MAX_FRAME_BYTES
