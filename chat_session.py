@@ -240,8 +240,9 @@ class Session:
             return effects
         self._said_kept = True
         kept = "what you type is kept, and delivered when it is back" if self._was_ready else ""
-        if self._said_closed:
-            return [*effects, *([notice(f"connection lost; {kept}")] if kept else [])]
+        if self._said_closed:  # and why
+            lost = notice(f"connection lost; {kept}", "connection_lost", why=why)
+            return [*effects, *([lost] if kept else [])]
         text = f"connection lost: {why}{'; ' if kept else ''}{kept}"
         return [*effects, alert(text, "connection_lost", why=why)]
 

@@ -2398,6 +2398,7 @@ def test_relay_that_talks_after_the_end_makes_no_further_line(
     alice.hears(nonsense)
     assert len(alice.alerts) == 1
     assert alice.notices[-1].startswith("-- connection lost; what you type is kept")
+    assert alice.lines[-1].event == "connection_lost"  # a program waits for `connected_again`
 
 
 # --------------------------------------------------------------------------- any bytes at all
