@@ -89,6 +89,12 @@ class _Stream:
         with self._changed:
             return self._data.decode()
 
+    def more(self, at: int, within_s: float) -> bytes:
+        """What stands behind byte `at`, once there is any; b"": the end, or it took longer."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._data) > at or self._ended, within_s)
+            return bytes(self._data[at:])
+
     def wait_for(self, pattern: str, count: int = 1) -> str:
         """The text of the `count`-th match.  AssertionError after the deadline or the end."""
         compiled = re.compile(pattern, re.MULTILINE)
