@@ -20,7 +20,9 @@ from processes import DEADLINE_S, ROOT, environment
 __all__ = ["in_own_network"]
 
 
-def in_own_network(set_up: str, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def in_own_network(
+    set_up: str, script: str, *arguments: str, within_s: float = DEADLINE_S
+) -> subprocess.CompletedProcess[str]:
     """Runs Python in a network namespace of its own, with our modules to import.
 
     Args:
@@ -47,7 +49,7 @@ def in_own_network(set_up: str, script: str, *arguments: str) -> subprocess.Comp
         env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=within_s,
         check=False,
     )
 

@@ -65,7 +65,7 @@ class Member(Process):
         """Waits until it is in the room."""
         self.waits(lambda: self.count("ready") > 0, "ready")
 
-    def meets(self, *nicks: str) -> None:
+    def meets(self, *nicks: str, within_s: float = DEADLINE_S) -> None:
         """Waits until all of them were seen in the room."""
 
         def met() -> set[str]:
@@ -74,7 +74,7 @@ class Member(Process):
                 names |= set(event.get("members", ()))
             return {name.partition("#")[0] for name in names}
 
-        self.waits(lambda: met() >= set(nicks), f"meeting {nicks}")
+        self.waits(lambda: met() >= set(nicks), f"meeting {nicks}", within_s)
 
     def is_back(self, since: int, within_s: float = DEADLINE_S) -> None:
         """Waits until what it told since ends in the room."""
@@ -130,7 +130,7 @@ def texts_on(home: Path) -> list[str]:
 def check(
     homes: Mapping[str, Path],
     mined: Mapping[str, list[str]],
-    everywhere: Collection[str],
+    reached: Mapping[str, Collection[str]],
     asked: Mapping[str, list[str]] | None = None,
 ) -> None:
     """What must hold of all chains at the end, whatever happened.
@@ -139,7 +139,7 @@ def check(
         homes: by name of the member; its texts begin with that name and a space, and a number that
             rises is their last word.
         mined: what each was told is mined, in order.
-        everywhere: what must have reached everybody.
+        reached: by name, what must have reached that member even without SYNC.
         asked: what each was asked to say, in order, if it may have been killed before it said so.
     """
     chains = {name: texts_on(home) for name, home in homes.items()}
@@ -154,8 +154,8 @@ def check(
             assert said[name] == [t for t in asked[name] if t in set(said[name])]
         invented = set(texts) - {text for of_author in said.values() for text in of_author}
         assert not invented, f"{name} holds what nobody said: {sorted(invented)[:10]}"
-        wanted = {t for of_author in said.values() for t in of_author} if SYNC else set(everywhere)
-        missing = wanted - set(texts)
+        everything = {text for of_author in said.values() for text in of_author}
+        missing = (everything if SYNC else set(reached[name])) - set(texts)
         assert not missing, f"{name} has not: {sorted(missing)[:10]} ({len(missing)})"
         for author in homes:
             numbers = [int(t.split()[-1]) for t in texts if t.startswith(f"{author} ")]
@@ -231,47 +231,52 @@ def test_a_line_that_breaks_loses_nothing_repeats_nothing_and_is_said_once(tmp_p
     ):
         alice.meets("bob")
         bob.meets("alice")
-        everywhere: list[str] = []
+        reached: dict[str, list[str]] = {"alice": [], "bob": []}
         for number, fault in enumerate((*BENDING, *BREAKING)):
             try:
-                said = break_it(line, fault, alice, bob, 10 * number)
+                to_alice, to_bob = break_it(line, fault, alice, bob, 10 * number)
             except AssertionError as exc:
                 exc.add_note(f"while: {fault.__name__}")
                 raise
-            everywhere += said
+            reached["alice"] += to_alice
+            reached["bob"] += to_bob
         mined = {member.name: member.mined() for member in (alice, bob)}
         assert [alice.leaves(), bob.leaves()] == [0, 0]
-    homes = {member.name: member.home for member in (alice, bob)}
-    check(homes, mined, everywhere)
+    check({member.name: member.home for member in (alice, bob)}, mined, reached)
 
 
-def break_it(line: FaultProxy, fault: Script, alice: Member, bob: Member, number: int) -> list[str]:
-    """One fault from before it begins until all is well; returns what must be everywhere."""
-    alice.says(f"alice before {number}")
-    bob.hears([f"alice before {number}"])
+def break_it(
+    line: FaultProxy, fault: Script, alice: Member, bob: Member, number: int
+) -> tuple[list[str], list[str]]:
+    """One fault from before it begins until all is well; what must have reached alice, and bob."""
+    breaks = fault in BREAKING
+    before, during, offline, after = (
+        f"{when} {number + n}" for n, when in enumerate(("before", "during", "offline", "after"))
+    )
+    alice.says(f"alice {before}")
+    bob.hears([f"alice {before}"])
     since = len(alice.told)
     fault(line)
-    alice.says(f"alice during {number + 1}")
-    bob.says(f"bob during {number + 1}")
-    if fault in BREAKING:
+    alice.says(f"alice {during}")
+    bob.says(f"bob {during}")
+    alice.waits(lambda: f"alice {during}" in alice.mined(), "coin")
+    said = [f"alice {during}"]
+    if breaks:
         alice.waits(lambda: alice.count("connection_lost", since) > 0, "word that it is lost")
-        alice.says(f"alice offline {number + 2}")
-        alice.waits(lambda: f"alice offline {number + 2}" in alice.mined(), "coin")
-    else:
-        alice.waits(lambda: f"alice during {number + 1}" in alice.mined(), "coin")
+        alice.says(f"alice {offline}")
+        alice.waits(lambda: f"alice {offline}" in alice.mined(), "coin")
+        said.append(f"alice {offline}")
     line.heal()
-    said = [f"alice during {number + 1}"]
-    if fault in BREAKING:
+    if breaks:
         alice.is_back(since)
-        said.append(f"alice offline {number + 2}")
-    bob.says(f"bob after {number + 3}")
     bob.hears(said)
-    alice.hears([f"bob after {number + 3}"])
-    alice.says(f"alice after {number + 3}")
-    bob.hears([f"alice after {number + 3}"])
+    bob.says(f"bob {after}")
+    alice.hears([f"bob {after}"])
+    alice.says(f"alice {after}")
+    bob.hears([f"alice {after}"])
     for what in ("connection_lost", "connected_again"):
-        assert alice.count(what, since) == (fault in BREAKING), (what, alice.told[since:])
-    why = [e["text"] for e in alice.told[since:] if e["kind"] in ("alert", "error")]
-    assert len(why) == (fault in BREAKING), why  # it is said once
-    said += [f"alice before {number}", f"alice after {number + 3}", f"bob after {number + 3}"]
-    return [*said, f"bob during {number + 1}"] if fault in BENDING else said
+        assert alice.count(what, since) == breaks, (what, alice.told[since:])
+    why = [event["text"] for event in alice.told[since:] if event["kind"] in ("alert", "error")]
+    assert len(why) == breaks, why
+    to_alice = [f"bob {after}", *([] if breaks else [f"bob {during}"])]
+    return to_alice, [f"alice {before}", *said, f"alice {after}"]
