@@ -29,6 +29,7 @@ from chat_wire import (
     MAX_FRAME_BYTES,
     MAX_JOIN_FRAME_BYTES,
     PING_INTERVAL_S,
+    SILENCE_S,
     Frame,
     FrameDecoder,
     FrameType,
@@ -52,10 +53,6 @@ __all__ = [
 CONNECT_TIMEOUT_S = 5.0  # for each address that a name stands for
 # A relay speaks first and at once; what accepts and says nothing for so long is none, or is stuck.
 HELLO_TIMEOUT_S = 15.0
-# We ping each 15 s.  45 s without a byte, or without an answer, and the connection is dead,
-# whatever TCP still believes.  Bytes alone are not enough: a frame whose length was altered on its
-# way swallows all that comes behind it, at either end.
-SILENCE_S = 3 * PING_INTERVAL_S
 MAX_INBOX_BYTES = 4 * 1024 * 1024
 _RECV_BYTES = 262_144
 _SEND_BYTES = 262_144
@@ -258,7 +255,12 @@ class Link:
             self._inbox.put(Lost(why))
 
     def _serve(self, selector: selectors.BaseSelector) -> str:
-        """Returns why it was closed by us; any other end is an exception."""
+        """Returns why it was closed by us; any other end is an exception.
+
+        A relay is dead, whatever TCP still believes, without a byte from it for some time, and
+        without an answer to our PINGs: bytes alone are not enough, since a frame whose length was
+        altered on its way swallows all that comes behind it, at either end.
+        """
         decoder = FrameDecoder(MAX_JOIN_FRAME_BYTES)
         heard_s = pinged_s = self._answered_s = time.monotonic()
         patience_s = HELLO_TIMEOUT_S

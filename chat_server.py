@@ -42,6 +42,8 @@ from chat_members import LEAVE_REASONS, LEGAL, NEVER, Client, Limits, Room, Stag
 from chat_wire import (
     DEFAULT_PORT,
     MAX_JOIN_FRAME_BYTES,
+    PING_INTERVAL_S,
+    SILENCE_S,
     VERSION,
     Add,
     Del,
@@ -399,12 +401,12 @@ class Relay:
                     self.close(client, ErrorCode.SLOW_CONSUMER, text)
                 elif client.is_paused:
                     continue  # its silence is ours
-                elif now - client.heard >= limits.ping_interval_s * (client.pings + 1):
-                    if client.pings == 2:
+                elif client.pings == 2:
+                    if now - client.heard >= limits.ping_interval_s * SILENCE_S / PING_INTERVAL_S:
                         self.close(client, ErrorCode.TIMEOUT, "two pings were not answered")
-                    else:
-                        client.pings += 1
-                        self._ping(client)
+                elif now - client.heard >= limits.ping_interval_s * (client.pings + 1):
+                    client.pings += 1
+                    self._ping(client)
             elif now >= client.deadline:
                 if client.stage is Stage.GREETED:
                     text = f"no JOIN within {limits.handshake_timeout_s:g} s"

@@ -44,6 +44,7 @@ __all__ = [
     "PING_INTERVAL_S",
     "PROGRAM_VERSION",
     "SESSION_ID_BYTES",
+    "SILENCE_S",
     "TAG_BYTES",
     "VERSION",
     "Add",
@@ -87,7 +88,10 @@ DEFAULT_PORT = 5555
 # What people type to start the client, where this file is part of an installation or of a checkout.
 _IS_INSTALLED = Path(__file__).resolve().parent.name in ("site-packages", "dist-packages")
 CLIENT_COMMAND = "chainroom" if _IS_INSTALLED else "python chat_client.py"
-PING_INTERVAL_S = 15  # seconds between the relay's PINGs; two unanswered ones close (section 2.4)
+# Section 2.4.  Seconds between PINGs, and until a connection is dead on which two came to nothing:
+# less than 45, so that it is known by then on a busy computer too.
+PING_INTERVAL_S = 15
+SILENCE_S = 40
 
 # Sizes that never vary, in bytes.
 TAG_BYTES = 16
