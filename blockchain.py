@@ -231,6 +231,20 @@ class Blockchain:
         """Folds the write-ahead log into the file and lets go of it."""
         self._db.close()
 
+    def settle(self) -> None:
+        """Puts all that can be read of it into the file itself, and that on disk.
+
+        After an fsync that failed, the system shows what it may never have written, and a second
+        fsync of it says nothing; but what is copied from there is written.
+
+        Raises:
+            StoreFailed.
+        """
+        try:
+            self._fold()
+        except SQLITE_ERRORS as exc:
+            raise StoreFailed(str(exc)) from exc
+
     def _fold(self) -> None:
         """The write-ahead log into the file, and none of its bytes are kept beside it."""
         (busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -28,7 +28,7 @@ from types import FrameType as StackFrame
 from types import TracebackType
 from typing import Self
 
-from blockchain import StoreError
+from blockchain import StoreError, StoreFailed
 from chat_addresses import is_loopback, own_addresses
 from chat_commands import Command, Say, Typed
 from chat_discovery import Browser, Found
@@ -184,6 +184,10 @@ def start_client(settings: Settings) -> int:
             return 2
         except (ProfileError, PassphraseError) as exc:
             terminal.show(Line(Kind.ERROR, str(exc)))
+            return 6
+        except StoreFailed as exc:
+            hint = "make room there, or name another folder with --home"
+            terminal.show(Line(Kind.ERROR, f"your chain cannot be written ({exc}): {hint}"))
             return 6
         except StoreError as exc:
             hint = "put the profile back from a copy, or start anew with --profile NAME"

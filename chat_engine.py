@@ -2,9 +2,9 @@
 
 What lives here: taking what waits (frames, lines, finished keys), asking the session what follows,
 and performing it in the order that keeps the promise: first everything that must be on disk, in one
-transaction, then what is sent and shown; checking the chain meanwhile, and what follows from a
-finding.  What it does not know: the protocol, the screen's kind, flags, the relay's address, what
-the answers about the chain are (`chat_answers`).
+transaction, then what is sent and shown; waiting for a disk that fails; checking the chain
+meanwhile, and what follows from a finding.  What it does not know: the protocol, the screen's kind,
+flags, the relay's address, what the answers about the chain are (`chat_answers`).
 
     engine = Engine(profile, session, terminal, inbox, balance, renew, dial, join, invite, typed)
     engine.attach(link)
@@ -20,12 +20,22 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import chat_addresses
 import chat_answers
-from blockchain import StoreFailed, StoreUnreadable, Verdict
+from blockchain import (
+    BlockType,
+    Draft,
+    Head,
+    SideRow,
+    StoreError,
+    StoreFailed,
+    StoreUnreadable,
+    Verdict,
+)
 from chat_answers import Unanswered
-from chat_commands import Typed, completions
+from chat_commands import Command, Typed, completions, read_typed
 from chat_effects import (
     Append,
     Close,
@@ -69,6 +79,7 @@ _CHECKPOINT_BLOCKS = 10_000  # appended since the last one: a crash makes the ne
 _SLEPT_S = 10.0  # a shorter nap breaks no connection, and somebody may set the clock a little
 _NETWORK_LOOK_S = 1.0  # how often this computer's own addresses are looked at
 _LOOK_S = 0.1  # how soon somebody who waits for the engine notices that it has ended
+_REOPEN_EVERY_S = 10.0  # a chain that could not be written
 
 
 def now() -> Moment:
@@ -113,6 +124,20 @@ class _Dialled:
 
     sock: socket.socket | None
     why: str = ""
+
+
+class _End(Exception):
+    """The run ends, with one line."""
+
+    def __init__(self, line: Line, exit_code: int) -> None:
+        super().__init__(line.text)
+        self.line = line
+        self.exit_code = exit_code
+
+
+def _is_quit(typed: str | Typed) -> bool:
+    meant = read_typed(typed) if isinstance(typed, str) else typed
+    return isinstance(meant, Command) and meant.name == "quit"
 
 
 def _answer_to(typed: str | Typed, effect: Effect) -> Effect:
@@ -182,6 +207,8 @@ class Engine:
         self._unchecked = 0  # blocks appended since the last checkpoint
         self._key_maker: threading.Thread | None = None
         self._lines: queue.Queue[_Submitted] = queue.Queue(MAX_WAITING_LINES)
+        self._taken: list[_Submitted] = []  # of them, in this turn
+        self._is_end_wanted = False  # set by other threads: do not wait for the disk
 
     # ----------------------------------------------------------------- for other threads
 
@@ -199,6 +226,7 @@ class Engine:
             the text if it was refused, for the person to mend, or came too late; else "".
         """
         text = typed if isinstance(typed, str) else repr(typed)
+        self._is_end_wanted = self._is_end_wanted or _is_quit(typed)
         submitted = _Submitted(typed, threading.Event() if wait else None)
         while True:
             if self.over.is_set():
@@ -221,6 +249,7 @@ class Engine:
     def leave(self, within_s: float) -> None:
         """A signal, maybe inside its handler: the session ends within this time, whatever is
         confirmed by then."""
+        self._is_end_wanted = True
         self._inbox.put(_LeaveWithin(within_s))
 
     def attach(self, link: Link) -> None:
@@ -230,7 +259,7 @@ class Engine:
     # ----------------------------------------------------------------- the thread
 
     def run(self) -> None:
-        """Until the session is over, or the chain fails, or there is a fault in this program."""
+        """Until the session is over, the chain of no use, or there is a fault in this program."""
         self._lookout.start()
         try:
             self._perform(self._session.connected())
@@ -238,8 +267,11 @@ class Engine:
                 self._turn()
             if self._finding is not None:
                 self._follow(self._finding)
-            self._checkpoint()
-        except (StoreFailed, ProfileError) as exc:
+            self._last_checkpoint()
+        except _End as exc:
+            self.exit_code = exc.exit_code
+            self._terminal.show(exc.line)
+        except ProfileError as exc:
             self._fail(f"your chain cannot be written, so nothing more is sent or shown: {exc}")
         except StoreUnreadable as exc:
             self._fail(f"your chain cannot be read, so nothing more is sent or kept: {exc}", 6)
@@ -283,7 +315,8 @@ class Engine:
                     effects += self._session.leave(now(), seconds)
         self._perform(effects)
         self._dial_if_due()
-        done = [] if self.over.is_set() else self._take_lines()
+        if not self.over.is_set():
+            self._take_lines()
         if not self.over.is_set():
             self._perform(self._session.tick(now(), self._chain.head()))
         self._check_on()
@@ -294,9 +327,7 @@ class Engine:
             self.leaving.set()
         if self._terminal.interactive:
             self._show_state()
-        for submitted in done:
-            if submitted.done:
-                submitted.done.set()
+        self._release()
 
     # ----------------------------------------------------------------- the connection
 
@@ -369,15 +400,16 @@ class Engine:
             self._status = status
             self._terminal.status(status)
 
-    def _take_lines(self) -> list[_Submitted]:
-        taken: list[_Submitted] = []
+    def _take_lines(self) -> None:
         effects: list[Effect] = []
-        while len(taken) < _MOST_LINES and not self._must_wait() and not self._session.leaving:
+        while (
+            len(self._taken) < _MOST_LINES and not self._must_wait() and not self._session.leaving
+        ):
             try:
                 submitted = self._lines.get_nowait()
             except queue.Empty:
                 break
-            taken.append(submitted)
+            self._taken.append(submitted)
             answers = self._session.typed(submitted.typed, now())
             for answer in answers:
                 if isinstance(answer, Refuse):
@@ -391,7 +423,13 @@ class Engine:
                 effects.append(Show(answering(done, request)))
             self.has_quit = self._session.leaving
         self._perform(effects)
-        return taken
+
+    def _release(self) -> None:
+        """Who waits for a line that was taken waits no longer."""
+        for submitted in self._taken:
+            if submitted.done:
+                submitted.done.set()
+        self._taken = []
 
     def _must_wait(self) -> bool:
         is_congested = self._link is not None and self._link.waiting_bytes > MAX_OUT_BYTES
@@ -403,7 +441,7 @@ class Engine:
         drafts = [e.draft for e in effects if isinstance(e, Append)]
         side = [e.row for e in effects if isinstance(e, Remember)]
         if drafts or side:
-            self._chain.append(drafts, now().ms, side)
+            self._write(drafts, side)
             self._unchecked += len(drafts)
             if self._unchecked >= _CHECKPOINT_BLOCKS:
                 self._checkpoint()
@@ -424,7 +462,7 @@ class Engine:
                 line = Line(Kind.DIALOGUE, text, event="sent", fields=fields)
                 self._terminal.show(answering(line, request) if request else line)
             case Named(nick):
-                self._profile.remember_nick(nick)
+                self._remember(nick)
             case MakeSessionKey():
                 self._key_maker = threading.Thread(
                     target=lambda: self._inbox.put(EncryptionManager()), name="session key"
@@ -460,6 +498,98 @@ class Engine:
     def _show(self, kind: Kind, text: str) -> None:
         self._terminal.show(Line(kind, text))
 
+    # ----------------------------------------------------------------- a disk that fails
+
+    def _write(self, drafts: list[Draft], side: list[SideRow]) -> None:
+        """All of it is on disk when this returns, however long that takes.
+
+        Meanwhile the engine stands still, as it does when the computer sleeps: what it would send
+        and show comes after, what the relay sends waits until it has to wait itself.
+
+        Raises:
+            _End: somebody wants to leave, or the chain is another by now.
+        """
+        try:
+            self._chain.append(drafts, now().ms, side)
+        except StoreFailed as exc:
+            self._recover(str(exc), drafts, side)
+
+    def _recover(self, why: str, drafts: list[Draft], side: list[SideRow]) -> None:
+        """After a write of these failed.  Raises _End."""
+        before = self._chain.head()
+        unsent = sum(draft.type is BlockType.SENT for draft in drafts)
+        if not self._must_end():
+            kept = "what you typed waits, and nothing" if unsent else "nothing"
+            text = (
+                f"your chain cannot be written: {why}. Until it can, which is tried every "
+                f"{_REOPEN_EVERY_S:.0f} s, nothing is sent, shown or confirmed; "
+                f"{kept} that was confirmed is lost"
+            )
+            self._terminal.show(Line(Kind.ALERT, text, event="disk_failed", fields={"why": why}))
+        self._release()  # a person may want to leave
+        while True:
+            self._wait_for_disk()
+            try:
+                self._try_again(before, drafts, side)
+                break
+            except StoreError as exc:
+                why = str(exc)
+            if self._must_end():
+                self._give_up(why, unsent)
+            if self._terminal.interactive:
+                self._turn_away(why)
+        self._terminal.show(
+            Line(Kind.NOTICE, "your chain can be written again: you go on", event="disk_works")
+        )
+
+    def _must_end(self) -> bool:
+        """Whether a disk that fails ends the run.  Who never was in the room has nothing to go on
+        with."""
+        return self._is_end_wanted or self._session.leaving or not self.ready.is_set()
+
+    def _wait_for_disk(self) -> None:
+        """Until it is tried again: a person who made room presses Enter.  Looked at now and then,
+        since a signal's handler may set no event."""
+        due_s = time.monotonic() + _REOPEN_EVERY_S
+        while time.monotonic() < due_s and not self._must_end():
+            if self._terminal.interactive and not self._lines.empty():
+                return
+            time.sleep(_LOOK_S)
+
+    def _try_again(self, before: Head, drafts: list[Draft], side: list[SideRow]) -> None:
+        """Raises StoreError: it still fails; _End: it is not the chain that we wrote."""
+        verdict = self._profile.reopen(before)
+        found = f"{verdict}: {verdict.sentence}"
+        if verdict.exit_code == 6:  # a disk that fails may be one that cannot be read
+            raise StoreUnreadable(found)
+        if not verdict.ok:
+            text = f"HISTORY TAMPERED: {found}"
+            raise _End(Line(Kind.ALERT, text, event="history_tampered"), verdict.exit_code)
+        self._chain = self._profile.chain
+        self._verdict = verdict if self._profile.checked_from == 0 else None
+        self._checking = self._chain.verification(slice_blocks=_SLICE_BLOCKS)
+        # A write may have failed when all was on disk already.  The profile is locked for us and
+        # the chain verified, so what is more than there was is what we tried.
+        if self._chain.head() == before:
+            self._chain.append(drafts, now().ms, side)
+
+    def _turn_away(self, why: str) -> None:
+        """What a person typed is given back, to be typed again when it can be taken."""
+        while not self._lines.empty():
+            submitted = self._lines.get_nowait()
+            self._show(Kind.ERROR, f"not taken yet, your chain cannot be written: {why}")
+            submitted.refused = submitted.typed if isinstance(submitted.typed, str) else ""
+            self._taken.append(submitted)
+        self._release()
+
+    def _give_up(self, why: str, unsent: int) -> NoReturn:
+        self.refused += unsent
+        while not (self.has_quit or self._lines.empty()):
+            self.has_quit = _is_quit(self._lines.get_nowait().typed)
+            self.refused += not self.has_quit
+        what = "; what you typed since then is not sent" if unsent else ""
+        raise _End(Line(Kind.ERROR, f"your chain cannot be written: {why}{what}"), 1)
+
     # ----------------------------------------------------------------- the chain's own state
 
     def _check_on(self) -> None:
@@ -480,11 +610,26 @@ class Engine:
         if finding is not None:
             self._finding = self._finding or finding
         elif head.chain_id == self._chain.head().chain_id:
-            self._chain.append([], now().ms, [witnessed.row])
+            self._write([], [witnessed.row])
+
+    def _remember(self, nick: str) -> None:
+        try:
+            self._profile.remember_nick(nick)
+        except ProfileError as exc:
+            self._show(Kind.ERROR, f"the next start calls you as before: {exc}")
 
     def _checkpoint(self) -> None:
-        self._profile.checkpoint(now().ms)
         self._unchecked = 0
+        try:
+            self._profile.checkpoint(now().ms)
+        except StoreFailed as exc:
+            self._recover(str(exc), [], [])
+
+    def _last_checkpoint(self) -> None:
+        try:
+            self._profile.checkpoint(now().ms)
+        except StoreFailed as exc:  # it saves time and nothing else
+            self._show(Kind.NOTICE, f"the next start takes longer, it has to read more: {exc}")
 
     def _follow(self, finding: Verdict) -> None:
         """The chain is not the one that this profile wrote: it is kept as it is, and a new one
@@ -531,14 +676,20 @@ class Engine:
     # ----------------------------------------------------------------- questions about the chain
 
     def _answer(self, query: Query) -> None:
+        why = ""
         try:
             lines = self._answered(query.name, query.argument)
         except Unanswered as exc:
             lines = [Line(Kind.ERROR, str(exc))]
         except StoreUnreadable as exc:
             lines = [Line(Kind.ERROR, f"{exc}; /chain says whether your chain is whole")]
+        except StoreFailed as exc:
+            why = str(exc)
+            lines = [Line(Kind.ERROR, f"not done: {why}")]
         for line in lines:
             self._terminal.show(_as_answer(line, query.request))
+        if why:
+            self._recover(why, [], [])
 
     def _answered(self, name: str, argument: str) -> list[Line]:
         chain = self._chain
@@ -578,7 +729,7 @@ class Engine:
         """Arrow-up must not bring back what is erased."""
         text = chat_answers.said_in(self._chain, argument)
         if text and argument.split()[1:] == ["yes"]:  # first: the erasing cleans the file
-            self._chain.append([], now().ms, self._typed_lines.forget(text))
+            self._write([], self._typed_lines.forget(text))
         return chat_answers.forget_lines(self._chain, argument, now().ms)
 
     def _whole(self) -> Verdict | str:

@@ -208,6 +208,30 @@ class Profile:
             raise ProfileError(unwritable(self.path, exc)) from exc
         self.keystore = keystore
 
+    def reopen(self, known: Head) -> Verdict:
+        """The chain anew, as the disk has it, after a write that failed; verified as at an opening.
+
+        `chain`, `verdict` and `checked_from` are the new one's from then on.
+
+        Args:
+            known: of its head, before that write.
+
+        Returns:
+            what it is found to be; OK only if it leads on from there.  All of it is on disk.
+
+        Raises:
+            StoreError: it cannot be used yet.
+        """
+        self.chain.close()
+        self.chain = Blockchain.open(self.path / "chain.db", self.keystore)
+        self.chain.settle()
+        note = Checkpoint.read(self.chain)
+        self.checked_from = _checked_to(note, self.chain, self.keystore)
+        self.verdict = verify(self.chain, note, signatures=False, start=self.checked_from)
+        if self.verdict.ok:
+            self.verdict = self.compare(known, "this run") or self.verdict
+        return self.verdict
+
     # ----------------------------------------------------------------- what the chain amounts to
 
     def recall(self, room: RoomSecret) -> Memory:

@@ -369,7 +369,7 @@ def test_what_is_unsent_at_the_end_is_exit_3_and_what_was_refused_is_said_too(
     assert any("not delivered; kept on your chain" in text for text in person.said(Kind.ALERT))
 
 
-def test_a_chain_that_fails_is_one_line_and_exit_1(
+def test_who_leaves_while_the_chain_cannot_be_written_is_told_what_is_lost_and_gets_exit_1(
     relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -380,11 +380,30 @@ def test_a_chain_that_fails_is_one_line_and_exit_1(
         monkeypatch.setattr("blockchain.Blockchain._insert", full)
         return "hello"
 
-    person = Person(breaks, lambda: person.waits())
+    def leaves() -> str:
+        person.sees("your chain cannot be written")
+        return "exit"
+
+    person = Person(breaks, leaves, "said to nobody")
     assert chats(monkeypatch, person, tmp_path, *at(relay)) == 1
-    assert "your chain cannot be written" in person.errors[0]
-    assert len(person.errors) == 1
+    unsent = "what you typed since then is not sent"
+    why = "your chain cannot be written: database or disk is full"
+    assert person.errors == [f"{why}; {unsent}", "1 line was not sent"]
     assert not any("Mined" in text for text in person.said())
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line_and_exit_6(
+    relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    Profile.open(tmp_path).close()
+    monkeypatch.setattr("blockchain.Blockchain._put", full)
+    person = Person("hello")
+    assert chats(monkeypatch, person, tmp_path, *at(relay), "--new-room") == 6
+    why = "your chain cannot be written (database or disk is full)"
+    assert person.errors == [f"{why}: make room there, or name another folder with --home"]
 
 
 def test_a_fault_at_the_prompt_ends_every_thread_and_is_not_swallowed(

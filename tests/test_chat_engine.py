@@ -41,6 +41,7 @@ from chat_effects import (
     Leave,
     MakeSessionKey,
     Moment,
+    Named,
     Query,
     Ready,
     Refuse,
@@ -108,7 +109,8 @@ class Script:
     def receive(self, frame: Frame, _now: Moment) -> list[Effect]:
         name = frame.body.decode()
         self._called("receive", name)
-        return self.answers.get(name, [notice(name), draft(name)])
+        received = Append(Draft(BlockType.RECEIVED, name.encode(), bytes(32)))
+        return self.answers.get(name, [notice(name), received])
 
     def typed(self, text: str, _now: Moment) -> list[Effect]:
         self._called("typed", text)
@@ -173,9 +175,13 @@ class Running:
         self.verification: list[Verdict | None] = []  # what the slices of the whole say
         self.compared: Verdict | None = None  # what a witness's head is found to be
         self.follow_fails: Exception | None = None
+        self.head = HEAD
+        self.reopened = Verdict(Finding.OK, 8)
+        self.reopen_fails: Exception | None = None
+        self.reopens = 0
         fake_chain = SimpleNamespace(
             append=self._append,
-            head=lambda: HEAD,
+            head=lambda: self.head,
             verification=lambda **_: iter(self.verification),
         )
         profile = SimpleNamespace(
@@ -187,6 +193,7 @@ class Running:
             checkpoint=self._checkpoint,
             compare=lambda _head, _who: self.compared,
             follow=self._follow,
+            reopen=self._reopen,
             balance=lambda: 5,
         )
         self.profile = cast(Any, profile)
@@ -227,8 +234,16 @@ class Running:
         names = [d.record.decode() for d in drafts] + [row.key.decode() for row in side]
         self.journal.append(f"append {' '.join(names)}")
 
+    def _reopen(self, _known: Head) -> Verdict:
+        self.reopens += 1
+        if self.reopen_fails is not None:
+            raise self.reopen_fails
+        return self.reopened
+
     def _checkpoint(self, _ms: int) -> None:
         self.checkpoints += 1
+        if self.write_fails is not None:
+            raise self.write_fails
 
     def _follow(self, finding: str) -> str:
         if self.follow_fails is not None:
@@ -379,26 +394,169 @@ def test_the_balance_goes_on_from_the_chains(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- what goes wrong
 
 
+FULL = StoreFailed("database or disk is full")
+WAITS = (
+    "your chain cannot be written: database or disk is full. Until it can, which is tried every "
+    "0 s, nothing is sent, shown or confirmed; {}nothing that was confirmed is lost"
+)
+AGAIN = "show your chain can be written again: you go on"
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_engine, "_REOPEN_EVERY_S", 0.004)
+    monkeypatch.setattr(chat_engine, "_LOOK_S", 0.001)
+
+
+def waits_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)  # the engine's thread counts
+
+
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("cause", ["a frame", "a line"])
-def test_a_chain_that_cannot_be_written_stops_everything_with_one_line(
-    idle: Running, cause: str
+def test_what_cannot_be_written_waits_unsent_and_unseen_until_it_can(
+    running: Running, cause: str
 ) -> None:
-    idle.write_fails = StoreFailed("database or disk is full")
+    running.session.waits_for_ticks(1)
+    running.write_fails = FULL
     if cause == "a frame":
-        idle.inbox.put(received("hello"))
-        idle.engine.submit("typed behind it", wait=False)
+        running.inbox.put(received("hello"))
     else:
-        idle.engine.submit("hello", wait=False)
-    idle.session.on_tick = [Transmit(b"ack")]
+        assert running.engine.submit("hello", wait=True) == "", "it is kept, the prompt comes back"
+    waits_for(lambda: running.reopens > 2)
+    ticks = running.session.ticks
+    running.inbox.put(received("later"))
+    running.engine.submit("typed later", wait=False)
+    waits_for(lambda: running.reopens > 4)
+    kept = "" if cause == "a frame" else "what you typed waits, and "
+    alert = f"show {WAITS.format(kept)}"
+    assert [e for e in running.journal if e != "wake"] == [alert]
+    assert running.session.ticks == ticks, "no ack is made meanwhile"
+    running.write_fails = None
+    waits_for(lambda: "send typed later" in running.journal)
+    done = [e for e in running.journal if e != "wake"]
+    first = ["show hello"] if cause == "a frame" else ["send hello"]
+    assert done[1:4] == ["append hello", AGAIN, *first]
+    assert "show later" in done
+    assert done.count("append hello") == 1
+    assert done.count(AGAIN) == 1
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_write_that_had_reached_the_disk_is_not_written_twice(running: Running) -> None:
+    def reopen(_known: Head) -> Verdict:
+        running.head = replace(HEAD, index=HEAD.index + 1)
+        return running.reopened
+
+    running.session.waits_for_ticks(1)
+    running.profile.reopen, running.write_fails = reopen, FULL
+    running.engine.submit("hello", wait=True)
+    running.waits_for_show("Mined 1 coin. New balance: 1")
+    assert not [entry for entry in running.journal if entry.startswith("append")]
+    assert "send hello" in running.journal
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("how", ["a signal", "the end of input", "it was leaving"])
+def test_who_leaves_while_the_disk_fails_gets_one_more_try_and_exit_1(
+    running: Running, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(chat_engine, "_REOPEN_EVERY_S", DEADLINE_S)
+    running.session.waits_for_ticks(1)
+    running.write_fails = FULL
+    if how == "it was leaving":
+        running.session.on_tick = []
+        running.session.leave = lambda *_: [draft("last")]  # type: ignore[method-assign]
+        running.engine.leave(1.0)
+    else:
+        running.engine.submit("hello", wait=True)
+        running.engine.submit("untaken", wait=False)
+        assert running.reopens == 0
+        if how == "a signal":
+            running.engine.leave(1.0)
+        else:
+            running.engine.submit("/quit", wait=False)
+            running.engine.submit("behind it", wait=False)
+    assert running.ends() == 1
+    assert running.reopens == 1
+    said = "your chain cannot be written: database or disk is full"
+    unsent = "; what you typed since then is not sent"
+    assert running.errors == [said + unsent]
+    assert not [e for e in running.journal if e.startswith(("send", "append"))]
+    assert running.engine.refused == (1 if how == "it was leaving" else 2)
+    assert running.engine.has_quit == (how == "the end of input")
+    assert running.checkpoints == 0
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_disk_that_fails_before_the_room_ends_the_run_with_1(idle: Running) -> None:
+    idle.write_fails = FULL
+    idle.session.connected = lambda: [draft("first")]  # type: ignore[method-assign]
     with idle:
         assert idle.ends() == 1
-    text = (
-        "your chain cannot be written, so nothing more is sent or shown: database or disk is full"
-    )
-    assert [e for e in idle.journal if e != "wake"] == [f"show {text}", "close", "end input"]
-    assert idle.errors == [text]
-    assert idle.session.ticks == 0
-    assert idle.engine.untaken == (1 if cause == "a frame" else 0)
+    text = "your chain cannot be written: database or disk is full; what you typed since"
+    assert idle.shown == [f"{text} then is not sent"]
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_person_gets_back_what_is_typed_while_the_disk_fails_and_it_is_tried_at_once(
+    idle: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_engine, "_REOPEN_EVERY_S", DEADLINE_S)
+    idle.terminal.interactive = True
+    idle.session.status_row = lambda: ""  # type: ignore[attr-defined]
+    with idle:
+        idle.session.waits_for_ticks(1)
+        idle.write_fails = FULL
+        assert idle.engine.submit("one", wait=True) == ""
+        assert idle.engine.submit("two", wait=True) == "two"
+        assert idle.reopens == 1
+        assert idle.errors == [
+            "not taken yet, your chain cannot be written: database or disk is full"
+        ]
+        idle.write_fails = None
+        assert idle.engine.submit("two", wait=True) == ""
+        assert idle.reopens == 2
+        assert [e for e in idle.journal if e.startswith("send")] == ["send one", "send two"]
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_chain_that_cannot_be_read_either_is_tried_again(running: Running) -> None:
+    running.session.waits_for_ticks(1)
+    running.write_fails = FULL
+    running.reopened = Verdict(Finding.UNREADABLE, 3)
+    running.engine.submit("hello", wait=True)
+    waits_for(lambda: running.reopens > 2)
+    running.write_fails, running.reopened = None, Verdict(Finding.OK, 8)
+    waits_for(lambda: "send hello" in running.journal)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_chain_that_is_another_when_it_is_opened_again_ends_the_run_with_4(
+    running: Running,
+) -> None:
+    running.session.waits_for_ticks(1)
+    running.write_fails = FULL
+    running.reopened = Verdict(Finding.TRUNCATED, 5, "this run", 7)
+    running.engine.submit("hello", wait=False)
+    assert running.ends() == 4
+    assert running.shown[-1].startswith("HISTORY TAMPERED: TRUNCATED@5: ")
+    assert not [e for e in running.journal if e.startswith(("send", "append"))]
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_nick_that_cannot_be_kept_ends_nothing(running: Running) -> None:
+    def refuses(_nick: str) -> None:
+        raise ProfileError("the disk is full")
+
+    running.profile.remember_nick = refuses
+    running.session.answers["/nick rob"] = [Named("rob")]
+    running.engine.submit("/nick rob", wait=True)
+    assert running.errors == ["the next start calls you as before: the disk is full"]
+    assert not running.engine.over.is_set()
 
 
 @pytest.mark.parametrize(
@@ -938,11 +1096,28 @@ def test_a_checkpoint_is_written_at_the_end_and_after_many_blocks(
     assert running.checkpoints == 2
 
 
-def test_after_a_failed_write_there_is_no_checkpoint(running: Running) -> None:
+def test_a_checkpoint_that_cannot_be_written_at_the_end_is_no_failure(running: Running) -> None:
+    running.session.waits_for_ticks(1)
     running.write_fails = StoreFailed("disk full")
-    running.engine.submit("one", wait=False)
-    assert running.ends() == 1
-    assert running.checkpoints == 0
+    running.engine.submit("/quit", wait=False)
+    assert running.ends() == 0
+    assert running.shown == ["the next start takes longer, it has to read more: disk full"]
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_checkpoint_that_cannot_be_written_meanwhile_is_waited_for(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_ms: int) -> None:
+        raise StoreFailed("disk full")
+
+    monkeypatch.setattr(chat_engine, "_CHECKPOINT_BLOCKS", 1)
+    monkeypatch.setattr(running.profile, "checkpoint", fails)
+    running.session.waits_for_ticks(1)
+    running.engine.submit("one", wait=True)
+    waits_for(lambda: "send one" in running.journal)
+    assert running.reopens == 1
+    assert running.journal[0] == "append one", "and not again"
 
 
 # --------------------------------------------------------------------------- the clock

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from profiles import (
@@ -52,7 +53,7 @@ from simulated_room import LOBBY
 
 import chat_folder
 import chat_profile
-from blockchain import Block, Blockchain, BlockType, Draft, Head, SideRow
+from blockchain import Block, Blockchain, BlockType, Draft, Head, SideRow, StoreError, StoreFailed
 from chat_checkpoint import CHECKPOINT_TABLE, Checkpoint
 from chat_folder import ChainGone
 from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MEMBERS_TABLE, Memory
@@ -1281,3 +1282,85 @@ def test_a_disk_that_fills_while_the_chain_is_made_is_one_line(
             Profile.open(tmp_path)
     with Profile.open(tmp_path) as profile:
         assert profile.finding is None
+
+
+# --------------------------------------------------------------------------- a write that failed
+
+
+def fails_to_write(profile: Profile) -> None:
+    with (
+        mock.patch.object(Blockchain, "_put", side_effect=sqlite3.OperationalError("disk is full")),
+        pytest.raises(StoreFailed),
+    ):
+        profile.chain.append([], 1, [SideRow("table", b"key", b"value")])
+
+
+def event(text: bytes) -> Draft:
+    return Draft(BlockType.EVENT, text, bytes(32))
+
+
+def test_a_chain_is_opened_again_after_a_write_that_failed(tmp_path: Path) -> None:
+    with Profile.open(tmp_path) as profile:
+        profile.chain.add_block(event(b"one"), 1)
+        known = profile.chain.head()
+        fails_to_write(profile)
+        with pytest.raises(StoreFailed, match="an earlier write failed"):
+            profile.chain.add_block(event(b"two"), 1)
+        assert profile.reopen(known).ok
+        assert profile.chain.head() == known
+        profile.chain.add_block(event(b"two"), 1)
+        assert profile.reopen(known).ok, "it leads on from there"
+        assert profile.chain.head().index == known.index + 1
+
+
+def test_a_chain_that_is_opened_again_is_wholly_on_disk_or_it_is_said_that_it_is_not(
+    tmp_path: Path,
+) -> None:
+    """A second fsync of what a first one failed to write would say nothing."""
+    with Profile.open(tmp_path) as profile:
+        log = profile.path / "chain.db-wal"
+        profile.chain.add_block(event(b"one"), 1)
+        known = profile.chain.head()
+        fails_to_write(profile)
+        kept, folded = log.read_bytes(), (profile.path / "chain.db").read_bytes()
+        profile.chain.close()
+        log.write_bytes(kept)  # as if it could not be folded when it was closed
+        (profile.path / "chain.db").write_bytes(folded)
+        failing = sqlite3.OperationalError("disk I/O error")
+        with (
+            mock.patch.object(Blockchain, "_fold", side_effect=failing),
+            pytest.raises(StoreFailed, match="disk I/O error"),
+        ):
+            profile.reopen(known)
+        assert profile.reopen(known).ok
+        assert not log.exists() or not log.read_bytes()
+        assert profile.chain.head() == known
+
+
+def test_a_chain_that_is_away_can_be_opened_again_when_it_is_back(tmp_path: Path) -> None:
+    with Profile.open(tmp_path) as profile:
+        known = profile.chain.head()
+        fails_to_write(profile)
+        profile.chain.close()
+        path = profile.path / "chain.db"
+        path.rename(profile.path / "away")
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"chain\.db"):
+                profile.reopen(known)
+        (profile.path / "away").rename(path)
+        assert profile.reopen(known).ok
+
+
+def test_a_chain_that_lost_its_end_meanwhile_is_found_when_it_is_opened_again(
+    tmp_path: Path,
+) -> None:
+    with Profile.open(tmp_path) as profile:
+        path = profile.path / "chain.db"
+        profile.chain.settle()
+        old = path.read_bytes()
+        profile.chain.add_block(event(b"one"), 1)
+        known = profile.chain.head()
+        fails_to_write(profile)
+        profile.chain.close()
+        path.write_bytes(old)
+        assert str(profile.reopen(known)) == f"TRUNCATED@{known.index}"
