@@ -118,9 +118,10 @@ class _Stream:
 class Process:
     """One process with pipes."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+    def __init__(self, arguments: list[str], env: dict[str, str], *prefix: str) -> None:
+        """`prefix` is what runs it: `strace`, …."""
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [*prefix, sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
