@@ -266,6 +266,9 @@ def new_chain(
 
     Returns:
         the keys that name it.
+
+    Raises:
+        StoreFailed, OSError: it cannot be written.
     """
     for leftover in path.glob("chain.new*"):
         leftover.unlink()
@@ -277,6 +280,7 @@ def new_chain(
         if drafts or side:
             chain.append(drafts, now_ms, side)
         keystore = keystore.with_chain(chain.get_latest_block().chain_id)
+        chain.settle()  # closing would say nothing, and its log does not go where the file goes
     finally:
         chain.close()
     _sync(path)
@@ -290,6 +294,9 @@ def finish(path: Path, keys: Keystore | PublicKeys) -> str | None:
 
     Returns:
         what that chain says of the one before it, which nobody was told yet.
+
+    Raises:
+        StoreFailed, OSError: it cannot be done yet.
     """
     fresh_path = path / "chain.new"
     if keys.chain_id == NO_CHAIN or not fresh_path.exists():
@@ -303,6 +310,7 @@ def finish(path: Path, keys: Keystore | PublicKeys) -> str | None:
         if not (chain.verify().ok and _is_unused(chain)):
             return None
         finding = chain.genesis().finding
+        chain.settle()
     finally:
         chain.close()
     _put_in_place(path)

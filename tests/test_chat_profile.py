@@ -1284,6 +1284,24 @@ def test_a_disk_that_fills_while_the_chain_is_made_is_one_line(
         assert profile.finding is None
 
 
+@pytest.mark.parametrize("leaves_off", ["new_chain", "finish"])
+def test_a_new_chain_is_not_put_in_place_before_all_of_it_is_in_its_file(
+    tmp_path: Path, leaves_off: str
+) -> None:
+    """Its log would stay behind, and the profile would be left with an empty chain."""
+    if leaves_off == "finish":
+        crash = mock.patch.object(chat_folder, "_put_in_place", side_effect=KeyboardInterrupt)
+        with crash, pytest.raises(KeyboardInterrupt):
+            Profile.open(tmp_path)
+    failing = mock.patch.object(Blockchain, "_fold", side_effect=sqlite3.OperationalError("EIO"))
+    with failing, pytest.raises(ProfileError, match="EIO"):
+        Profile.open(tmp_path)
+    assert not (tmp_path / "profiles" / "default" / "chain.db").exists()
+    with Profile.open(tmp_path) as profile:
+        assert profile.verdict.ok
+        assert profile.finding is None
+
+
 # --------------------------------------------------------------------------- a write that failed
 
 
