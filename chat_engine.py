@@ -518,7 +518,7 @@ class Engine:
         """After a write of these failed.  Raises _End."""
         before = self._chain.head()
         unsent = sum(draft.type is BlockType.SENT for draft in drafts)
-        if not self._must_end():
+        if is_said := not self._must_end():
             kept = "what you typed waits, and nothing" if unsent else "nothing"
             text = (
                 f"your chain cannot be written: {why}. Until it can, which is tried every "
@@ -538,9 +538,9 @@ class Engine:
                 self._give_up(why, unsent)
             if self._terminal.interactive:
                 self._turn_away(why)
-        self._terminal.show(
-            Line(Kind.NOTICE, "your chain can be written again: you go on", event="disk_works")
-        )
+        if is_said:
+            text = "your chain can be written again: you go on"
+            self._terminal.show(Line(Kind.NOTICE, text, event="disk_works"))
 
     def _must_end(self) -> bool:
         """Whether a disk that fails ends the run.  Who never was in the room has nothing to go on

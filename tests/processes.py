@@ -366,8 +366,8 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self.raw = bytearray()
         env = environment(home, TERM="xterm-256color", COLUMNS=str(columns), LINES="40", **more)
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
             os.chdir(ROOT)
             os.execve(sys.executable, [sys.executable, "chat_client.py", *flags], env)
         self._code: int | None = None
@@ -403,7 +403,7 @@ class Terminal:
         while self._pump(max(0.0, deadline - time.monotonic())):
             assert time.monotonic() < deadline, "\n".join(self.lines())
         if self._code is None:
-            _, status = os.waitpid(self._pid, 0)
+            _, status = os.waitpid(self.pid, 0)
             self._code = os.waitstatus_to_exitcode(status)
         return self._code
 
@@ -424,8 +424,8 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         if self._code is None:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
         os.close(self._fd)
 
 
