@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 
 import pytest
 from simulated_room import keystore
-from test_chat_history import Book
+from test_chat_history import OUR_KEYS, Book
 
 import chat_addresses
 import chat_engine
@@ -845,6 +845,33 @@ def test_forget_is_done_by_the_engine_and_what_cannot_be_answered_is_an_error(bo
         (usage,) = asked(running, "export")
         assert usage.startswith("say it like this: /export FILE")
         assert len(running.errors) == 2
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_what_could_not_be_erased_can_be_erased_when_the_disk_works_again(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.says(book.bob, "hello")
+    index = book.chain.head().index
+    with Running(book.chain) as running:
+        running.session.waits_for_ticks(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Blockchain, "_change", lambda *_: fail(sqlite3.OperationalError("full")))
+            assert asked(running, "forget", f"{index} yes")[0] == "not done: full"
+
+        def reopen(_known: Head) -> Verdict:
+            book.chain.close()
+            running.profile.chain = Blockchain.open(book.path, OUR_KEYS)
+            return running.reopened
+
+        running.profile.reopen = reopen
+        running.waits_for_show(AGAIN.removeprefix("show "))
+        assert asked(running, "forget", f"{index} yes")[-1].startswith(f"the text of block {index}")
+        running.profile.chain.close()
+
+
+def fail(problem: Exception) -> None:
+    raise problem
 
 
 def test_chain_of_a_chain_too_long_to_check_at_once_says_how_far_it_is_checked(
