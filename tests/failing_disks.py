@@ -130,6 +130,10 @@ class Witness(Insider):
         """Reads from the relay until somebody of that name is here."""
         self._until(lambda: any(n.startswith(f"{name}#") for n in self.session.names()))
 
+    def is_heard(self) -> None:
+        """Reads from the relay until it has sent on all that was said."""
+        self._until(lambda: not self.session.unsent())
+
     def is_alone(self) -> None:
         """Reads from the relay until nobody else is here."""
         self._until(lambda: not self.session.names())
