@@ -1,0 +1,240 @@
+"""Members who come, go, talk, ignore and rename, and a relay that lies to them in every way that it
+can: whatever happens, nobody has what was not said, or not said to him, or has it twice, and nobody
+acknowledges what is not there.  When the relay has been honest for long enough, all is well again.
+
+How many rooms are played is in CHAINROOM_ROOMS, and of how many steps in CHAINROOM_STEPS;
+`make torture` plays 10,000 of 50.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+
+import pytest
+from history_checker import check, of_room
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from lying_relay import GHOST, Lie, LyingRelay, each_once, flipped, ghost
+from simulated_room import SimulatedMember, keystore
+
+from chat_feeds import MAX_HELD_FRAMES
+
+# Whether members fetch from each other what they lack; until they do, anybody may lack anything
+# that was lost on its way.
+SYNC = False
+
+NAMES = ("alice", "bob", "carol", "dave", "erin", "frank")
+LIES = st.lists(st.sampled_from(Lie), min_size=1, max_size=6)
+NUMBER = st.integers(0, 59)  # one of those who are meant, whoever they are by then
+
+
+class Room(RuleBasedStateMachine):
+    """Whoever is meant by a number is one of those whom it can be at that time."""
+
+    names: tuple[str, ...] = NAMES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = LyingRelay()
+        self.texts = count(1)
+
+    # ----------------------------------------------------------------- members
+
+    @property
+    def away(self) -> list[str]:
+        running = {member.name for member in self.room.running}
+        return [name for name in self.names if name not in running]
+
+    def member(self, number: int) -> SimulatedMember:
+        return self.room.running[number % len(self.room.running)]
+
+    def text(self) -> str:
+        return f"line {next(self.texts)}"
+
+    @initialize()
+    def two_come(self) -> None:
+        self.room.start("alice")
+        self.room.start("bob")
+
+    @precondition(lambda self: self.away)
+    @rule(number=NUMBER)
+    def comes(self, number: int) -> None:
+        """With all that an earlier run left."""
+        self.room.start(self.away[number % len(self.away)])
+
+    @precondition(lambda self: len(self.room.running) > 2)
+    @rule(number=NUMBER)
+    def crashes(self, number: int) -> None:
+        self.room.kill(self.member(number))
+
+    @precondition(lambda self: len(self.room.running) > 2)
+    @rule(number=NUMBER)
+    def leaves(self, number: int) -> None:
+        self.types(self.member(number), "/quit")
+        self.room.passes(1)
+
+    @rule(number=NUMBER)
+    def loses_its_connection(self, number: int) -> None:
+        member = self.member(number)
+        if member in self.room.connected:
+            self.room.cut(member)
+
+    @rule(number=NUMBER)
+    def connects_again(self, number: int) -> None:
+        self.room.reconnect(self.member(number))
+
+    def types(self, member: SimulatedMember, line: str) -> None:
+        if self.room.takes_lines(member):
+            member.types(line)
+
+    @rule(number=NUMBER, lines=st.integers(1, 3))
+    def says(self, number: int, lines: int) -> None:
+        for _ in range(lines):
+            self.types(self.member(number), self.text())
+
+    @rule(number=NUMBER, other=NUMBER)
+    def whispers(self, number: int, other: int) -> None:
+        self.types(self.member(number), f"/msg {self.names[other % len(self.names)]} {self.text()}")
+
+    @rule(number=NUMBER, other=NUMBER, off=st.booleans())
+    def ignores(self, number: int, other: int, off: bool) -> None:
+        name = self.names[other % len(self.names)]
+        self.types(self.member(number), f"/ignore {name}{' off' * off}")
+
+    @rule(number=NUMBER, other=NUMBER)
+    def renames(self, number: int, other: int) -> None:
+        """Back again too, or to what somebody else is called."""
+        member = self.member(number)
+        nick = (
+            self.names[other % len(self.names)] if other % 7 == 0 else f"{member.name}{other % 3}"
+        )
+        self.types(member, f"/nick {nick}")
+
+    @rule(number=NUMBER, other=NUMBER)
+    def accepts(self, number: int, other: int) -> None:
+        self.types(self.member(number), f"/accept {self.names[other % len(self.names)]}")
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 12.0, 70.0, 3700.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.room.passes(seconds, step=0.5 if seconds < 5 else 2 if seconds < 100 else 300)
+
+    # ----------------------------------------------------------------- the relay
+
+    @rule(number=NUMBER, other=NUMBER, lies=LIES, lines=st.integers(0, 3))
+    def lies(self, number: int, other: int, lies: list[Lie], lines: int) -> None:
+        """About the next frames to somebody, of what somebody says then, or of whatever comes."""
+        self.room.lies[self.member(number)] += lies
+        self.says(other, lines)
+
+    @rule(number=NUMBER, other=NUMBER, lies=LIES)
+    def lies_in_private(self, number: int, other: int, lies: list[Lie]) -> None:
+        """To either of the two."""
+        member = self.member(other)
+        self.room.lies[self.member(number)] += lies
+        self.types(member, f"/msg {self.member(number).name} {self.text()}")
+
+    @rule(number=NUMBER, backwards=st.booleans())
+    def releases(self, number: int, backwards: bool) -> None:
+        self.room.release(self.member(number), backwards=backwards)
+
+    @precondition(lambda self: self.room.seen)
+    @rule(number=NUMBER, which=st.integers(0, 10_000), flip=st.none() | st.integers(0, 3000))
+    def injects(self, number: int, which: int, flip: int | None) -> None:
+        """Something that passed before, of whoever to whomever."""
+        frame, member = self.room.seen[which % len(self.room.seen)], self.member(number)
+        frame = self.room.redirected(frame, member) if which % 3 == 0 else frame
+        self.room.inject(member, frame if flip is None else flipped(frame, flip))
+
+    @rule(number=NUMBER, other=NUMBER)
+    def hides(self, number: int, other: int) -> None:
+        self.room.hide(self.member(number), self.member(other))
+
+    @rule(number=NUMBER, which=st.integers(0, 1000))
+    def shows_somebody_of_long_ago(self, number: int, which: int) -> None:
+        bundles = self.room.bundles
+        self.room.show(self.member(number), *bundles[which % len(bundles)])
+
+    @rule(number=NUMBER, other=NUMBER)
+    def shows_a_ghost(self, number: int, other: int) -> None:
+        """Under a name of its own, or somebody's."""
+        nick = self.names[other % len(self.names)] if other % 2 else GHOST
+        _, bundle = ghost(nick, session_id=bytes((other % 4,)) * 16)
+        self.room.show(self.member(number), bundle.session_id, bundle.raw)
+
+    @rule(number=NUMBER, other=NUMBER)
+    def keeps_two_apart(self, number: int, other: int) -> None:
+        self.room.apart ^= {(self.member(number).name, self.member(other).name)}
+
+    @rule()
+    def is_honest_again(self) -> None:
+        self.room.be_honest()
+
+    # ----------------------------------------------------------------- what holds
+
+    def teardown(self) -> None:
+        """First whatever was done, then when the relay was honest for a while."""
+        room = self.room
+        if not room.everybody:
+            return
+        names = {member.name for member in room.running}
+        self.check(names=set())
+        room.be_honest()
+        for member in room.running:
+            room.reconnect(member)
+        room.passes(12, step=1)
+        staying = [m for m in room.running if room.takes_lines(m)]
+        for member in staying:
+            member.types(f"{member.name} at last")
+        room.passes(8, step=1)
+        self.check(names)
+        for author in staying:
+            for reader in staying:
+                if author is not reader and self.may_read(reader, author):
+                    assert f"{author.name} at last" in reader.texts
+            for feed in author.session._feeds.values():
+                assert len(feed.held) <= MAX_HELD_FRAMES
+
+    @staticmethod
+    def may_read(reader: SimulatedMember, author: SimulatedMember) -> bool:
+        """Whether neither doubts the other's key, and the author does not ignore the reader."""
+        of_reader = keystore(reader.name).identity.fingerprint
+        of_author = keystore(author.name).identity.fingerprint
+        return (
+            of_reader not in author.session._people.without()
+            and of_author not in reader.session._trust.withheld()
+        )
+
+    def check(self, names: set[str]) -> None:
+        histories = of_room(self.room.everybody, here=names)
+        check(histories, lacking=() if SYNC and names else None, late=None)
+
+
+def play(rooms: int, steps: int, names: tuple[str, ...] = NAMES) -> None:
+    Room.names = names
+    run_state_machine_as_test(
+        Room,
+        settings=settings(
+            max_examples=int(os.environ.get("CHAINROOM_ROOMS", rooms)),
+            stateful_step_count=int(os.environ.get("CHAINROOM_STEPS", steps)),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_no_relay_makes_a_history_wrong() -> None:
+    with each_once():
+        play(40, 15, NAMES[:4])
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+def test_no_relay_makes_a_history_wrong_in_ten_thousand_rooms() -> None:
+    play(10_000, 50)
