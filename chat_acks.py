@@ -22,7 +22,7 @@ from chat_blocks import Head, SideRow
 from chat_effects import Effects, Moment, Remember, Transmit, Witnessed, alert
 from chat_feeds import OurFeed, TheirFeed
 from chat_messages import Ack, Bundle, Entry, EntryKind, FeedReport, Message, SignedEntry, Witness
-from chat_roster import Roster
+from chat_roster import DIGEST_LIFE_S, Roster
 from chat_wire import Broadcast, Direct
 from chat_witness import ACKS_TABLE, Heads, OurWitnesses, Taken, evidence, verify_ack_head
 from crypto_utils import BadSignature, SigningKey, random_bytes
@@ -31,6 +31,9 @@ __all__ = ["Acks", "Conversation", "Dropped"]
 
 _ACK_MIN_INTERVAL_S = 2.0
 _ACK_INTERVAL_PER_MEMBER_S = 0.1
+# So long a member's acks must be of other rosters than ours before that is said: who was slow, or
+# asleep, has caught up by then.
+_DIFFER_FOR_S = 30.0
 # What we learn of heads waits this long for an ack of ours, to be written with it.
 _KEEP_EVERY_S = 2.0
 
@@ -189,6 +192,13 @@ class Conversation:
         return self._ack_number, tuple(reports)
 
 
+class _Differs(NamedTuple):
+    """The first of a member's acks, one after the other, whose rosters we never had."""
+
+    since_s: float
+    digest: bytes
+
+
 class _Owed(NamedTuple):
     due_s: float
     heads: list[Head]  # the newest first
@@ -210,6 +220,8 @@ class Acks:
         # since may have replaced the very one that shows a chain was cut.
         self._owed: dict[bytes, _Owed] = {}
         self._said_rewritten: set[bytes] = set()  # session_ids of live members
+        self._differing: dict[bytes, _Differs] = {}  # by session_id of live members
+        self._said_differs: set[bytes] = set()  # the same; one at a time
         self._keep_next_s = 0.0
 
     # ----------------------------------------------------------------- who is there
@@ -227,6 +239,8 @@ class Acks:
         for session_id in session_ids:
             self._owed.pop(session_id, None)
             self._said_rewritten.discard(session_id)
+            self._differing.pop(session_id, None)
+            self._said_differs.discard(session_id)
             self._witnesses.left(session_id)
 
     @property
@@ -280,7 +294,7 @@ class Acks:
         if taken is Taken.NEWER:
             conversation.covered(ack.session_id)
         if conversation.peer is None:
-            self._roster.saw_digest(ack.session_id, ack.digest, now.s)
+            effects += self._compare_rosters(ack, author, now.s)
         reports = [r for r in ack.feeds if r.session_id == self._session_id]
         ours = [r for r in reports if conversation.take_report(ack.session_id, r)]
         if ours:
@@ -289,6 +303,30 @@ class Acks:
         if ours == reports:
             self._witnesses.take_ack(ack, author)
         return effects
+
+    def _compare_rosters(self, ack: Ack, author: Bundle, now_s: float) -> Effects:
+        """Whether that member sees the same room; what differs for a moment is no sign of anything,
+        since all learn of members in the same order, but not at once."""
+        session_id = ack.session_id
+        if self._roster.saw_digest(session_id, ack.digest, now_s):
+            self._differing.pop(session_id, None)
+            return []
+        first = self._differing.setdefault(session_id, _Differs(now_s, ack.digest))
+        if now_s - first.since_s < _DIFFER_FOR_S:
+            return []
+        before_s = first.since_s - DIGEST_LIFE_S
+        if any(self._roster.may_have_been(d, before_s) for d in (first.digest, ack.digest)):
+            self._differing[session_id] = _Differs(now_s, ack.digest)
+            return []
+        if self._said_differs:  # else a room that is split would fill the screen
+            return []
+        self._said_differs.add(session_id)
+        name = self._roster.name(author.fingerprint)
+        text = (
+            f"members differ: {name} is shown other members of this room than you are. The relay "
+            f"may hide somebody, or show you different rooms: compare /who with {name}"
+        )
+        return [alert(text, "members_differ", name=name)]
 
     def _conflict(self, head: Head, author: Bundle) -> Effects:
         if author.session_id in self._said_rewritten:

@@ -24,11 +24,11 @@ from itertools import islice
 from chat_messages import MAX_AUDIENCE, Bundle, full_name, roster_digest
 from chat_pins import Pins
 
-__all__ = ["MAX_LIVE", "Person", "Roster"]
+__all__ = ["DIGEST_LIFE_S", "MAX_LIVE", "Person", "Roster"]
 
 # For how long an ack may still carry the digest of a roster that we had: the longest ack interval
 # of 60 members and then some (PROTOCOL.md 3.7).
-_DIGEST_LIFE_S = 60.0
+DIGEST_LIFE_S = 60.0
 _MAX_DIGESTS = 256
 # Of live members we take no more than an audience can name, ours aside: the rest could read nothing
 # of ours, and a relay that invents members makes us keep no more than these.
@@ -122,7 +122,7 @@ class Roster:
         recent = (
             n
             for old, ended, n in self._digests
-            if digest == old and now_s - ended <= _DIGEST_LIFE_S
+            if digest == old and now_s - ended <= DIGEST_LIFE_S
         )
         number = self.number if digest == self.digest() else max(recent, default=-1)
         if number < 0 or session_id not in self.live:
@@ -130,6 +130,16 @@ class Roster:
         self.present.add(session_id)
         self.signed[session_id] = max(number, self.signed.get(session_id, 0))
         return True
+
+    def may_have_been(self, digest: bytes, since_s: float) -> bool:
+        """Whether `digest` is of a roster that we had since then, as far as we remember: where more
+        came and went than that, it may have been."""
+        forgotten = len(self._digests) == _MAX_DIGESTS and self._digests[0][1] >= since_s
+        return (
+            forgotten
+            or digest == self.digest()
+            or any(digest == old and ended >= since_s for old, ended, _ in self._digests)
+        )
 
     def sessions_of(self, fingerprint: bytes) -> list[Bundle]:
         """The person's live sessions: none, one, or more after a crash."""

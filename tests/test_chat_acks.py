@@ -5,6 +5,7 @@ Attacks are here: heads that are forged or of another chain, claims, replays, fl
 
 from __future__ import annotations
 
+import random
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from simulated_room import (
     LOBBY,
     SimulatedMember,
     SimulatedRoom,
+    Tamper,
     keystore,
     payload_of,
     signed_head,
@@ -22,7 +24,7 @@ from simulated_room import (
 import chat_acks
 from blockchain import Blockchain, BlockType, Draft, Head
 from chat_acks import Conversation, Dropped
-from chat_effects import Remember, Transmit, Witnessed
+from chat_effects import Moment, Remember, Transmit, Witnessed
 from chat_feeds import OurFeed
 from chat_messages import (
     Ack,
@@ -34,7 +36,8 @@ from chat_messages import (
     Witness,
     parse_payload,
 )
-from chat_wire import Broadcast, Direct, Frame, Reader
+from chat_terminal import Kind
+from chat_wire import Add, Broadcast, Del, Direct, Frame, FrameType, LeaveReason, Reader
 from chat_witness import ACKS_TABLE, HEADS_TABLE, MAX_CHAINS, Heads, evidence
 from crypto_utils import SigningKey, VerifyKey, pair_tag
 
@@ -641,6 +644,7 @@ def test_no_member_that_comes_and_goes_leaves_anything_behind(
         room.crash(bob)
     acks = alice.session._acks
     assert (acks._owed, acks._said_rewritten) == ({}, set())
+    assert (acks._differing, acks._said_differs) == ({}, set())
     assert (acks._witnesses._holds, acks._witnesses._came) == ({}, {})
     assert len(acks_kept(alice)) <= 1
     assert len(held(alice, "bob")) == 1
@@ -687,3 +691,192 @@ def test_echo_that_nobody_awaits_or_that_differs_is_said_to_be_none() -> None:
     assert conversation.unsent() == 0
     with pytest.raises(Dropped, match="duplicate"):
         conversation.take_echo(message, b"frame")
+
+
+# --------------------------------------------------------------------------------------------------
+# rosters that differ
+
+
+def differs(member: SimulatedMember, other: SimulatedMember) -> str:
+    """The alert that names `other`."""
+    name = member.session._roster.name(fingerprint(other.name))
+    return (
+        f"members differ: {name} is shown other members of this room than you are. The relay "
+        f"may hide somebody, or show you different rooms: compare /who with {name}"
+    )
+
+
+def talk(room: SimulatedRoom, seconds: int, *members: SimulatedMember) -> None:
+    """Each says something now and then, so that all acknowledge."""
+    for second in range(0, seconds, 4):
+        members[second // 4 % len(members)].types(f"after {second} s")
+        room.passes(4, step=4)
+
+
+def untold(frame: FrameType, receiver: SimulatedMember) -> Tamper:
+    """A relay that keeps from one member who comes, or who goes."""
+    return lambda _, to, data: [] if to is receiver and Frame(data).type == frame else [data]
+
+
+def test_member_who_is_hidden_from_another_is_an_alarm_to_all_within_a_hundred_seconds(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """After 30 s to whom somebody is hidden from, since it never had such a roster; after 60 s more
+    to the others, who had that one until a newcomer came."""
+    room.tamper = untold(FrameType.ADD, bob)
+    carol = room.join("carol")
+    room.tamper = None
+    talk(room, 28, alice, bob)
+    assert alice.alerts == bob.alerts == carol.alerts == []
+    talk(room, 12, alice, bob)
+    assert bob.alerts == [differs(bob, alice)]
+    assert carol.alerts == [differs(carol, bob)]
+    talk(room, 40, alice, bob)
+    assert alice.alerts == []
+    talk(room, 20, alice, bob)
+    assert alice.alerts == [differs(alice, bob)]
+    assert [line.event for line in alice.lines if line.kind is Kind.ALERT] == ["members_differ"]
+    assert bob.counts["of no member"] > 0
+    talk(room, 120, alice, bob)
+    assert len(alice.alerts) == len(bob.alerts) == 1
+
+
+def test_member_who_left_and_is_kept_on_show_is_an_alarm(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    room.tamper = untold(FrameType.DEL, bob)
+    room.crash(carol)
+    room.tamper = None
+    talk(room, 100, alice, bob)
+    assert alice.alerts == [differs(alice, bob)]
+    assert bob.alerts == [differs(bob, alice)]
+
+
+def test_alarm_is_raised_once_until_whom_it_named_comes_anew(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    """In a room that is split in two everybody differs from half of it."""
+    room.tamper = untold(FrameType.ADD, carol)
+    room.join("dave")
+    room.tamper = None
+    talk(room, 100, alice, bob, carol)
+    assert alice.alerts == [differs(alice, carol)]
+    assert carol.alerts == [differs(carol, alice)]
+    room.disconnect(carol)
+    room.connect(carol)
+    talk(room, 100, alice, bob, carol)
+    assert len(alice.alerts) == 1
+    assert carol.alerts[1:] == ["connection lost: the cable was pulled; " + KEPT]
+    room.tamper = untold(FrameType.DEL, carol)
+    room.crash(bob)
+    talk(room, 100, alice, carol)
+    assert alice.alerts[1:] == [differs(alice, carol)]
+
+
+KEPT = "what you type is kept, and delivered when it is back"
+
+
+def test_what_differs_for_less_than_30_s_is_no_alarm(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    late: list[bytes] = []
+    for _ in range(3):
+        room.tamper = lambda _, to, data: (
+            late.append(data) or []  # type: ignore[func-returns-value]
+            if to is bob and Frame(data).type in (FrameType.ADD, FrameType.DEL)
+            else [data]
+        )
+        carol = room.join("carol")
+        talk(room, 24, alice, bob)
+        room.tamper = None
+        bob.hears(*late)
+        late.clear()
+        talk(room, 8, alice, bob)
+        room.crash(carol)
+    assert alice.alerts == bob.alerts == []
+
+
+def test_member_who_slept_is_no_alarm_to_others_nor_they_to_it(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    """Its first ack when it wakes is of a roster of ten minutes ago, again and again."""
+    for _ in range(3):
+        slept: list[bytes] = []
+        room.tamper = lambda _, to, data, slept=slept: (
+            slept.append(data) or [] if to is bob else [data]
+        )
+        for _ in range(2):
+            carol = room.join("carol")
+            for _ in range(20):
+                alice.types("is anybody there?")
+                room.now = Moment(room.now.s + 4, room.now.ms + 4000)
+                alice.tick()
+                carol.tick()
+                room.settle()
+            room.crash(carol)
+            alice.tick()
+        room.tamper = None
+        bob.session._room_conversation.owe()
+        bob.tick()
+        room.settle()
+        bob.hears(*slept)
+        room.passes(3)
+    assert alice.alerts == bob.alerts == []
+
+
+def test_more_rosters_than_are_remembered_are_no_alarm_until_it_can_be_told(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.tamper = untold(FrameType.ADD, bob)
+    room.join("carol")
+    room.tamper = None
+    talk(room, 20, alice, bob)
+    carol = room.members[-1]
+    add, gone = Add(carol.session_id, carol.bundle), Del(carol.session_id, LeaveReason.LEFT)
+    alice.hears(*[gone.serialize(), add.serialize()] * 128)
+    talk(room, 60, alice, bob)
+    assert alice.alerts == []
+    assert bob.alerts == [differs(bob, alice)]
+    talk(room, 60, alice, bob)
+    assert alice.alerts == [differs(alice, bob)]
+
+
+def test_honest_churn_on_a_slow_network_is_never_an_alarm() -> None:
+    churn(seed=0, steps=110)
+
+
+@pytest.mark.torture
+def test_honest_churn_is_never_an_alarm_in_thirty_hours() -> None:
+    for seed in range(50):
+        churn(seed, steps=540)
+
+
+def churn(seed: int, steps: int) -> None:
+    """Four people come, crash, lose their connection and talk, for 4 s each step, and what is on
+    its way to some of them is late by up to twenty seconds."""
+    dice, room = random.Random(seed), SimulatedRoom()
+    room.is_slow = True
+    runs = [room.join(name) for name in ("alice", "bob")]
+    late: dict[SimulatedMember, float] = {}
+    for _ in range(steps):
+        here = {m.name: m for m in room.connected}
+        name = dice.choice(("alice", "bob", "carol", "dave"))
+        match dice.randrange(8):
+            case 0 if name not in here:
+                runs.append(room.join(name))
+            case 1 if len(here) > 2 and name in here:
+                room.crash(here[name])
+            case 2 if name in here:
+                room.disconnect(here[name])
+                room.connect(here[name])
+            case 3 if name in here:
+                late[here[name]] = room.now.s + 20 * dice.random()
+            case _ if name in here and here[name].session.joined:
+                here[name].types("still here")
+        room.passes(4, step=2)
+        for member in list(room.connected):
+            while member.inbox and late.get(member, 0) <= room.now.s:
+                frame = Frame(member.inbox.popleft())
+                member.perform(member.session.receive(frame, room.now))
+    assert sum(len(m.payloads(Ack)) for m in runs) > steps / 3
+    assert not any("differ" in text for m in runs for text in m.alerts)

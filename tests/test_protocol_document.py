@@ -442,6 +442,8 @@ MEMBERS = {
     "ack interval": "ACK_MIN_INTERVAL_S",
     "ack interval, each member": "ACK_INTERVAL_PER_MEMBER_S",
     "old roster": "DIGEST_LIFE_S",
+    "old rosters": "MAX_DIGESTS",
+    "rosters differ for": "DIFFER_FOR_S",
     "chains of a person": "MAX_CHAINS",
     "people with heads": "MAX_HEAD_PEOPLE",
     "acks as evidence, of a run": "MAX_EVIDENCE",
