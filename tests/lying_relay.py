@@ -20,7 +20,7 @@ from enum import Enum, auto
 
 import pytest
 import simulated_room
-from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, keystore, recall
+from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, keystore, recall, session_keys
 
 from blockchain import Draft
 from chat_effects import Ready
@@ -215,25 +215,24 @@ def each_once() -> Iterator[None]:
     unwrapped from a table, and all share a few session encryption keys, which take long to make.
     The first two are functions of their arguments alone; of the third nothing is seen, since a wrap
     opens for its recipient's session only."""
-    verified: dict[tuple[bytes, ...], bool] = {}
+    verified: dict[tuple[bytes, ...], str] = {}  # why not; empty: it was signed
     wrapped: dict[tuple[bytes, bytes, bytes], bytes] = {}
-    seks = [EncryptionManager() for _ in range(_SEKS)]
     verify, verify_identity = VerifyKey.verify, IdentityPublic.verify
     wrap_key, unwrap_key = EncryptionManager.wrap_key, EncryptionManager.unwrap_key
 
     def verify_once(self: VerifyKey, signature: bytes, label: bytes, body: bytes) -> None:
         asked = (self.public, signature, label, body)
         if asked not in verified:
-            verified[asked] = holds(lambda: verify(self, signature, label, body))
-        if not verified[asked]:
-            raise BadSignature("as before")
+            verified[asked] = why_not(lambda: verify(self, signature, label, body))
+        if verified[asked]:
+            raise BadSignature(verified[asked])
 
     def identity_once(self: IdentityPublic, signature: bytes, label: bytes, body: bytes) -> None:
         asked = (self.spki, signature, label, body)
         if asked not in verified:
-            verified[asked] = holds(lambda: verify_identity(self, signature, label, body))
-        if not verified[asked]:
-            raise BadSignature("as before")
+            verified[asked] = why_not(lambda: verify_identity(self, signature, label, body))
+        if verified[asked]:
+            raise BadSignature(verified[asked])
 
     def wrap(key: bytes, recipient: bytes, label: bytes) -> bytes:
         data = wrap_key(key, recipient, label)
@@ -248,7 +247,7 @@ def each_once() -> Iterator[None]:
         return unwrap_key(self, data, label) if key is None else key
 
     def few_seks(name: str, number: int) -> EncryptionManager:
-        return seks[(len(name) + number) % _SEKS]
+        return session_keys("everybody", (len(name) + number) % _SEKS)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulated_room, "session_keys", few_seks)
@@ -259,10 +258,10 @@ def each_once() -> Iterator[None]:
         yield
 
 
-def holds(check: Callable[[], None]) -> bool:
-    """Whether a check raises no BadSignature."""
+def why_not(check: Callable[[], None]) -> str:
+    """What a check of a signature raises; empty: nothing."""
     try:
         check()
-    except BadSignature:
-        return False
-    return True
+    except BadSignature as exc:
+        return str(exc)
+    return ""

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import simulated_room
 from history_checker import Fault, History, check, faults, of_profiles, of_room
-from profiles import edit_body
+from lying_relay import each_once
+from profiles import checked_identity, edit_body
 from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, keystore, session_keys
 
 from blockchain import BlockType, Draft, Head, SideRow
 from chat_folder import NO_CHAIN
 from chat_messages import Bundle, Entry, EntryKind, Event, EventKind, FeedReport, SignedEntry
 from chat_profile import Profile
-from crypto_utils import Keystore, SigningKey
+from crypto_utils import Identity, Keystore, SigningKey
 
 Doctor = Callable[[dict[str, History]], None]
 
@@ -25,6 +26,11 @@ Doctor = Callable[[dict[str, History]], None]
 def told() -> list[History]:
     """Alice, Bob and Carol after a conversation, in the room and in pairs; Dave came late, and
     Bob lacks nothing though his client was started twice."""
+    with each_once():
+        return talked()
+
+
+def talked() -> list[History]:
     room = SimulatedRoom()
     alice, bob, carol = room.join("alice"), room.join("bob"), room.join("carol")
     alice.types("one")
@@ -422,6 +428,7 @@ class FiledMember(SimulatedMember):
 def test_profiles_are_checked_as_simulated_members_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Identity, "from_pkcs8", checked_identity)
     homes = {name: tmp_path / name for name in ("alice", "bob")}
     profiles: dict[str, Profile] = {}
     for name, home in homes.items():
