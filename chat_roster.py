@@ -120,9 +120,7 @@ class Roster:
             covers our own random session_id, the member is running now, and no replay.
         """
         recent = (
-            n
-            for old, ended, n in self._digests
-            if digest == old and now_s - ended <= DIGEST_LIFE_S
+            n for old, ended, n in self._digests if digest == old and now_s - ended <= DIGEST_LIFE_S
         )
         number = self.number if digest == self.digest() else max(recent, default=-1)
         if number < 0 or session_id not in self.live:
