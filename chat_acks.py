@@ -66,6 +66,7 @@ class Conversation:
     _unechoed: dict[tuple[int, int], _Sent] = field(default_factory=dict)  # by (epoch, n)
     # In a pair, by seq: our entries that are not confirmed, as they were sent last; empty: not yet.
     _unacked: dict[int, _Sent] = field(default_factory=dict)
+    _reported: int = 0  # seq of our own last entry that an ack of ours named, on this connection
     _ack_number: int = 0
     _is_ack_due: bool = False
     _next_ack_s: float = 0.0
@@ -153,8 +154,9 @@ class Conversation:
         self._is_ack_due, self._next_ack_s = True, now_s
 
     def will_report(self, session_ids: Iterable[bytes]) -> None:
-        """The next ack that is due for another reason reports these feeds too."""
+        """The next ack that is due for another reason reports these feeds too, and our own."""
         self._advanced.update(session_ids)
+        self._reported = 0
 
     def is_due(self, now_s: float, *, at_once: bool) -> bool:
         """Whether an ack goes out now."""
@@ -167,8 +169,9 @@ class Conversation:
         now_s: float,
         interval_s: float,
     ) -> tuple[int, tuple[FeedReport, ...]]:
-        """The ack that goes out now: its number, and its reports of the feeds that advanced, the
-        latest first, as many as one ack has room for; the rest is due an interval later.
+        """The ack that goes out now: its number, and its reports of the feeds that advanced, our
+        own and then the latest first, as many as one ack has room for; the rest is due an
+        interval later.
 
         Args:
             feeds: of others, by (tag, session_id).
@@ -177,7 +180,10 @@ class Conversation:
         advanced = {s: feeds[self.tag, s] for s in self._advanced if (self.tag, s) in feeds}
         advanced = {s: feed for s, feed in advanced.items() if feed.highest and feed.last_id}
         reports: list[FeedReport] = []
-        size = 0
+        if self.ours.seq > self._reported:
+            self._reported = self.ours.seq
+            reports.append(self.ours.report())
+        size = sum(len(report.serialize()) for report in reports)
         for session_id in sorted(advanced, key=lambda s: -advanced[s].updated_ms):
             report = advanced[session_id].report(held(session_id))
             size += len(report.serialize())

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chat_blocks import Draft, Head, SideRow
+from chat_messages import Bundle
+from chat_sync_bodies import Ask, Fetch
 from chat_terminal import Field, Kind, Line
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Ready",
     "Refuse",
     "Remember",
+    "Serve",
     "Show",
     "Transmit",
     "Witnessed",
@@ -132,6 +135,16 @@ class Witnessed:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """Somebody asks what our chain holds for it: look it up and hand it to `Session.serve`."""
+
+    asker: Bundle
+    request_id: bytes  # 16 bytes
+    question: Ask | Fetch
+    tags: frozenset[bytes]  # of the conversations that it is about
+
+
+@dataclass(frozen=True)
 class Leave:
     """The session is over, for the person's own reasons."""
 
@@ -158,6 +171,7 @@ Effect = (
     | Query
     | Refuse
     | Witnessed
+    | Serve
     | Leave
     | Close
 )

@@ -18,13 +18,14 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import chat_addresses
 import chat_answers
 from blockchain import (
+    Blockchain,
     BlockType,
     Draft,
     Head,
@@ -35,6 +36,7 @@ from blockchain import (
     Verdict,
 )
 from chat_answers import Unanswered
+from chat_archive import Archive, fill
 from chat_commands import Command, Typed, completions, read_typed
 from chat_effects import (
     Append,
@@ -49,6 +51,7 @@ from chat_effects import (
     Ready,
     Refuse,
     Remember,
+    Serve,
     Show,
     Transmit,
     Witnessed,
@@ -180,7 +183,7 @@ class Engine:
         self.refused = 0  # typed lines that the session did not take
         self.has_quit = False  # a typed line ended the session, so what follows it is not missed
         self._profile = profile
-        self._chain = profile.chain
+        self._use(profile.chain)
         self._wallet = CryptoWallet(balance)
         self._session = session
         self._terminal = terminal
@@ -295,7 +298,8 @@ class Engine:
     def _turn(self) -> None:
         effects: list[Effect] = []
         # While there is something left to check, nothing is waited for.
-        items = self._inbox.take(_TICK_S if self._verdict else 0.0, _MOST_ITEMS)
+        is_done = self._verdict is not None and self._filling is None
+        items = self._inbox.take(_TICK_S if is_done else 0.0, _MOST_ITEMS)
         if self._link is not None and any(isinstance(item, Received) for item in items):
             self._link.wake()  # it may have stopped reading for us
         for item in items:
@@ -319,7 +323,7 @@ class Engine:
             self._take_lines()
         if not self.over.is_set():
             self._perform(self._session.tick(now(), self._chain.head()))
-        self._check_on()
+        self._look_on()
         # A session that is leaving still writes to the chain that it began on.
         if self._finding is not None and not (self._session.leaving or self.over.is_set()):
             self._follow(self._finding)
@@ -476,6 +480,8 @@ class Engine:
                 self._answer(effect)
             case Witnessed():
                 self._compare(effect)
+            case Serve():
+                self._serve(effect)
             case Leave(exit_code):
                 self.exit_code = exit_code or self._code_so_far
                 self.over.set()
@@ -513,6 +519,9 @@ class Engine:
             self._chain.append(drafts, now().ms, side)
         except StoreFailed as exc:
             self._recover(str(exc), drafts, side)
+        first = self._chain.head().index - len(drafts) + 1
+        for index, draft in enumerate(drafts, first):
+            self._archive.note(index, draft.type, draft.record)
 
     def _recover(self, why: str, drafts: list[Draft], side: list[SideRow]) -> None:
         """After a write of these failed.  Raises _End."""
@@ -565,7 +574,7 @@ class Engine:
         if not verdict.ok:
             text = f"HISTORY TAMPERED: {found}"
             raise _End(Line(Kind.ALERT, text, event="history_tampered"), verdict.exit_code)
-        self._chain = self._profile.chain
+        self._use(self._profile.chain)
         self._verdict = verdict if self._profile.checked_from == 0 else None
         self._checking = self._chain.verification(slice_blocks=_SLICE_BLOCKS)
         # A write may have failed when all was on disk already.  The profile is locked for us and
@@ -592,8 +601,18 @@ class Engine:
 
     # ----------------------------------------------------------------- the chain's own state
 
-    def _check_on(self) -> None:
-        """Checks another slice of the whole chain."""
+    def _use(self, chain: Blockchain) -> None:
+        """From here on this is our chain."""
+        self._chain = chain
+        self._archive = Archive(self._read)  # of what it holds for others
+        self._filling: Iterator[None] | None = fill(self._archive, chain, now().ms)
+
+    def _look_on(self) -> None:
+        """Looks through another slice of the chain."""
+        if self._filling is not None:
+            for _ in self._filling:
+                return
+            self._filling = None
         if self._verdict is None:
             self._verdict = next(self._checking)
             if self._verdict is not None and not self._verdict.ok:
@@ -617,6 +636,17 @@ class Engine:
             self._profile.remember_nick(nick)
         except ProfileError as exc:
             self._show(Kind.ERROR, f"the next start calls you as before: {exc}")
+
+    def _serve(self, serve: Serve) -> None:
+        """Somebody catches up with what this chain holds for it."""
+        head = self._chain.head().index
+        answer = self._archive.answer(serve.question, serve.asker.fingerprint, serve.tags, head)
+        self._perform(self._session.serve(serve, answer))
+
+    def _read(self, index: int) -> bytes:
+        """The record of a block; empty: erased."""
+        block = self._chain.block(index)
+        return b"" if block is None or block.is_erased else self._chain.record(block)
 
     def _checkpoint(self) -> None:
         self._unchecked = 0
@@ -644,7 +674,8 @@ class Engine:
         where = self._profile.path / kept
         self._show(Kind.NOTICE, f"that chain is kept as {where}; you go on with a new one")
         self._show(Kind.NOTICE, "if you put an older copy back yourself, that is what was found")
-        self._chain, self._verdict = self._profile.chain, self._profile.verdict
+        self._use(self._profile.chain)
+        self._verdict = self._profile.verdict
         self._wallet = CryptoWallet(self._profile.balance())
         if self.over.is_set():
             return

@@ -31,6 +31,7 @@ from chat_messages import (
     KeyShare,
     Message,
     SignedEntry,
+    audience_items,
     pad,
     unpad,
 )
@@ -168,6 +169,10 @@ class OurFeed:
         sealed = seal(key, pad(signed.serialize()), header)
         return Message(self._session_id, self.tag, self._chain.epoch, n, sealed)
 
+    def report(self) -> FeedReport:
+        """For an ack: how far we came."""
+        return FeedReport(self._session_id, self.seq, self.ids[-1])
+
     def take_report(self, acker: bytes, report: FeedReport) -> bool:
         """An ack of ours by `acker`; one that names an entry that we never wrote says nothing.
 
@@ -237,7 +242,8 @@ class TheirFeed:
     session_id: bytes
     highest: int = 0  # seq on our chain
     last_id: bytes = b""  # its entry_id; empty: none is known, so `previous` is not checked
-    missing: list[tuple[int, int]] = field(default_factory=list)  # ranges, both ends included
+    # What is not on our chain below `highest`, whether it is for us or not; both ends included.
+    missing: list[tuple[int, int]] = field(default_factory=list)
     updated_ms: int = 0
     held: list[Message] = field(default_factory=list)
     audience: bytes = b""  # as last written by the author
@@ -246,7 +252,9 @@ class TheirFeed:
     noted_first_seq: int = 0  # the `first_seq` that the side table has
     ack_number: int = 0  # of its last ack here
     answered_s: float = -math.inf  # when we last answered a key request of its here
+    began: int = field(default=0, compare=False)  # seq of the first entry that came to our chain
     _first_seq: int = 0  # 0: no share yet
+    _late: int = 0  # seq of the last entry that somebody handed on
     _chains: dict[int, tuple[ReceiverChain, float]] = field(default_factory=dict)  # until, seconds
     _waits: dict[int, _Wait] = field(default_factory=dict)  # by epoch, oldest first
     _asked_s: float = -math.inf
@@ -287,7 +295,8 @@ class TheirFeed:
         if share.first_seq > self._first_seq:
             self._first_seq = share.first_seq
             if share.first_seq > self.highest + 1:
-                # Nothing between is for us, so nothing is missing and `previous` is unknown.
+                # Nothing between is of this stay, and `previous` is unknown.
+                self._note_gap(self.highest + 1, share.first_seq - 1)
                 self.highest, self.last_id = share.first_seq - 1, b""
 
     @property
@@ -413,15 +422,51 @@ class TheirFeed:
         self._advance(entry, now_ms)
         return Arrival.NEW
 
+    def accept_late(self, entry: Entry, reader: bytes, now_ms: int) -> Arrival:
+        """Where an entry stands that somebody handed on, its signature verified.
+
+        Args:
+            reader: the beginning of our fingerprint, as audience entries name us: what is not of a
+                stay of ours is not taken, whoever hands it on.
+        """
+        seq = entry.seq
+        begins = entry.kind == EntryKind.AUDIENCE and reader in audience_items(entry.text)
+        if entry.kind == EntryKind.AUDIENCE and not begins:
+            return Arrival.NOT_OURS
+        is_of_our_stay = 0 < self._first_seq <= seq
+        if seq <= self.highest:
+            if not (begins or is_of_our_stay or seq == self._late + 1):
+                return Arrival.NOT_OURS
+            if (arrival := self._fill(seq)) is Arrival.NEW:
+                self._late = seq
+            return arrival
+        if seq == self.highest + 1 and self.last_id and entry.previous != self.last_id:
+            return Arrival.CONTRADICTION
+        follows = seq == self.highest + 1 and is_of_our_stay
+        if not (begins or follows):
+            return Arrival.NOT_OURS
+        if seq > self.highest + 1:
+            self._note_gap(self.highest + 1, seq - 1)
+        if not follows:
+            self._first_seq = seq
+        self._late = seq
+        self._advance(entry, now_ms)
+        return Arrival.NEW
+
+    def unheld(self, first: int, last: int) -> list[tuple[int, int]]:
+        """What of a range is not on our chain."""
+        parts = [(max(first, low), min(last, high)) for low, high in self.missing]
+        parts.append((max(first, self.highest + 1), last))
+        return [(low, high) for low, high in parts if low <= high]
+
     def resume(self, entry: Entry, received_ms: int) -> None:
         """An entry that is on our chain since an earlier run; in the order of the chain, after
         `resume_stay`."""
         if entry.seq <= self.highest:
             self._fill(entry.seq)
             return
-        before = max(self.highest, self._first_seq - 1)
-        if entry.seq > before + 1 and (self.highest or self._first_seq):
-            self._note_gap(before + 1, entry.seq - 1)
+        if entry.seq > self.highest + 1:
+            self._note_gap(self.highest + 1, entry.seq - 1)
         self._advance(entry, received_ms)
 
     @property
@@ -446,16 +491,19 @@ class TheirFeed:
         return sum(high - low + 1 for low, high in self._lacking())
 
     def _lacking(self) -> Iterator[tuple[int, int]]:
-        """Ranges of what is missing and for us: nothing below the first_seq of our stay is."""
+        """Ranges of what is missing and for us: nothing below the first_seq of our stay is, or, if
+        that is not known, below what came first."""
+        first = self._first_seq or self.began
         for low, high in self.missing:
-            if high >= self._first_seq:
-                yield max(low, self._first_seq), high
+            if high >= first:
+                yield max(low, first), high
 
     def _note_gap(self, low: int, high: int) -> None:
         self.missing.append((low, high))
         del self.missing[:-_MAX_GAPS]
 
     def _advance(self, entry: Entry, now_ms: int) -> None:
+        self.began = self.began or entry.seq
         self.highest, self.last_id, self.updated_ms = entry.seq, entry.entry_id, now_ms
         if entry.kind == EntryKind.AUDIENCE:
             self.audience = entry.text

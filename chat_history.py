@@ -24,7 +24,15 @@ from typing import TypeVar
 
 from blockchain import Block, Blockchain, BlockType, Draft, SideRow, StoreUnreadable
 from chat_blocks import BODY_HASH_AT, ERASABLE, TIME_AT, TYPE_AT
-from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory, Past, kept_members, kept_of
+from chat_memory import (
+    FEEDS_TABLE,
+    MEMBERS_TABLE,
+    TOLD_TABLE,
+    Memory,
+    Past,
+    kept_members,
+    kept_of,
+)
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     ENTRY_HEAD_BYTES,
@@ -336,6 +344,7 @@ def recall(chain: Blockchain, room: RoomSecret, past: Past) -> Memory:
     memory = past.memory(chain.side(FEEDS_TABLE))
     for key, value in chain.side(MEMBERS_TABLE).items():
         memory.read_member(room, key, value)
+    memory.told = chain.side(TOLD_TABLE)
     return memory
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "MAX_FEEDS",
     "MAX_KEPT_MEMBERS",
     "MEMBERS_TABLE",
+    "TOLD_TABLE",
     "Incomplete",
     "Memory",
     "Past",
@@ -55,6 +56,8 @@ MAX_KEPT_MEMBERS = 4 * MAX_AUDIENCE  # of all rooms together
 # Side tables; a row with an empty value is one that may be forgotten.
 MEMBERS_TABLE = "members"  # room_tag ‖ fingerprint → last_seen_ms u64 ‖ nick
 FEEDS_TABLE = "feeds"  # tag ‖ session_id → first_seq u64
+# room_tag ‖ chain_id → the block up to which we know what that chain holds for us, u64
+TOLD_TABLE = "told"
 
 _WHO_BYTES = 32 + 32 + 16 + 32
 _Key = tuple[bytes, bytes]  # of a feed: tag, session_id
@@ -69,6 +72,7 @@ class Memory:
     pins: Pins = field(default_factory=Pins)
     feeds: dict[_Key, TheirFeed] = field(default_factory=dict)
     recorded: dict[bytes, bytes] = field(default_factory=dict)  # by session_id: who it is
+    told: dict[bytes, bytes] = field(default_factory=dict)  # the side table (`chat_sync`)
 
     def read_member(self, room: RoomSecret, key: bytes, value: bytes) -> None:
         """A row of the side table `members`."""
@@ -133,9 +137,8 @@ class Memory:
                 known.
         """
         ours = self._feed(feed.tag, feed.session_id)
-        low = ours.noted_first_seq or first
-        ours.highest, ours.last_id = feed.highest, feed.last_id
-        ours.missing = [(max(low, one), other) for one, other in feed.missing if other >= low]
+        ours.highest, ours.last_id, ours.missing = feed.highest, feed.last_id, list(feed.missing)
+        ours.began = first
         ours.updated_ms, ours.audience = feed.updated_ms, feed.audience
 
     def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:

@@ -58,6 +58,7 @@ from crypto_utils import (
     RoomSecret,
     SigningKey,
     VerifyKey,
+    fingerprint,
     mac,
     random_bytes,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "PayloadKind",
     "RefusalReason",
     "SignedEntry",
+    "Sync",
     "Witness",
     "audience_items",
     "check_nick",
@@ -277,6 +279,16 @@ class Bundle:
             data,
         )
 
+    @staticmethod
+    def author_of(data: bytes) -> tuple[bytes, bytes]:
+        """The session_id and fingerprint in a bundle's bytes, which are not checked.  Raises
+        WireError."""
+        r = Reader(data)
+        r.version()
+        r.fixed(TAG_BYTES)
+        spki, _ = r.prefixed(), r.prefixed()
+        return r.fixed(SESSION_ID_BYTES), fingerprint(spki)
+
     def may_follow(self, before: Bundle) -> bool:
         """Whether this bundle may replace `before` within one session: a higher SEK number, and
         nothing changed but nick and SEK."""
@@ -314,6 +326,7 @@ class EntryKind(IntEnum):
 _HEAD = struct.Struct(">BB16s16sQ32s32sQ32s")
 ENTRY_HEAD_BYTES = _HEAD.size  # 146
 _SALT_BYTES = 16
+_REQUEST_ID_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -497,7 +510,7 @@ class PayloadKind(IntEnum):
     MESSAGE = 3
     ACK = 4
     WITNESS = 5
-    SYNC = 6  # reserved
+    SYNC = 6
     KEY_REFUSAL = 7
 
 
@@ -886,7 +899,54 @@ class Witness(_Signed):
         return cls(session_id, tag, recipient, head, signature=r.fixed(SIGNATURE_BYTES))
 
 
-Payload = Message | KeyShare | KeyRequest | KeyRefusal | Ack | Witness
+@dataclass(frozen=True)
+class Sync(_Signed):
+    """Direct: a question or an answer of two who catch up (PROTOCOL.md 3.11).
+
+    tag[16] ‖ recipient's session_id[16] ‖ request_id[16] ‖ SEK number u32 ‖ sealed (u32 length) =
+    `EncryptionManager.encrypt_message` of the body to that SEK.
+    """
+
+    tag: bytes  # the room's
+    recipient: bytes
+    request_id: bytes  # random; the answer carries its question's
+    sek_number: int
+    sealed: bytes = field(repr=False)
+    KIND: ClassVar[PayloadKind] = PayloadKind.SYNC
+    SIG_LABEL: ClassVar[bytes] = Label.SYNC_SIG
+
+    @classmethod
+    def create(
+        cls,
+        key: SigningKey,
+        session_id: bytes,
+        tag: bytes,
+        recipient: Bundle,
+        request_id: bytes,
+        body: bytes,
+    ) -> Sync:
+        """`body` in clear (`chat_sync_bodies`); sealed and signed by our session."""
+        sealed = EncryptionManager.encrypt_message(body, recipient.sek)
+        number = recipient.sek_number
+        return cls._signed(key, session_id, tag, recipient.session_id, request_id, number, sealed)
+
+    def open(self, sek: EncryptionManager) -> bytes:
+        """The body.  Verify the signature first.  Raises BadCiphertext."""
+        return sek.decrypt_message(self.sealed)
+
+    def _fields(self) -> bytes:
+        fixed = self.tag + self.recipient + self.request_id + u32(self.sek_number)
+        return fixed + u32(len(self.sealed)) + self.sealed
+
+    @classmethod
+    def _read(cls, session_id: bytes, r: Reader) -> Sync:
+        tag, recipient = r.fixed(TAG_BYTES), r.fixed(SESSION_ID_BYTES)
+        request_id, number, sealed = r.fixed(_REQUEST_ID_BYTES), r.u32(), r.fixed(r.u32())
+        signature = r.fixed(SIGNATURE_BYTES)
+        return cls(session_id, tag, recipient, request_id, number, sealed, signature=signature)
+
+
+Payload = Message | KeyShare | KeyRequest | KeyRefusal | Ack | Witness | Sync
 
 _READERS = {
     PayloadKind.KEY_SHARE: KeyShare._read,
@@ -894,6 +954,7 @@ _READERS = {
     PayloadKind.KEY_REFUSAL: KeyRefusal._read,
     PayloadKind.ACK: Ack._read,
     PayloadKind.WITNESS: Witness._read,
+    PayloadKind.SYNC: Sync._read,
 }
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from enum import Enum, auto
 
 from chat_acks import Acks, Conversation, Dropped
@@ -35,6 +36,7 @@ from chat_effects import (
     Ready,
     Refuse,
     Remember,
+    Serve,
     Show,
     Transmit,
     alert,
@@ -45,11 +47,13 @@ from chat_effects import (
 from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
 from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MAX_FEEDS, MEMBERS_TABLE, Memory, who
 from chat_messages import (
+    AUDIENCE_ITEM_BYTES,
     Ack,
     Bundle,
     Entry,
     EntryKind,
     EventKind,
+    FeedReport,
     KeyRefusal,
     KeyRequest,
     KeyShare,
@@ -57,6 +61,7 @@ from chat_messages import (
     Payload,
     RefusalReason,
     SignedEntry,
+    Sync,
     Witness,
     check_nick,
     parse_payload,
@@ -65,6 +70,8 @@ from chat_people import COMMANDS as PEOPLE_COMMANDS
 from chat_people import People
 from chat_pins import Meeting
 from chat_roster import Roster
+from chat_sync import CatchingUp, Feed, Seqs, without
+from chat_sync_bodies import Ask, AskLater, Entries, Fetch, Gained, parse_body
 from chat_terminal import Field, Kind, Line
 from chat_trust import Trust, Unread, record
 from chat_wire import (
@@ -107,6 +114,8 @@ SEK_MAX_AGE_S = 3600.0
 _SEK_RENEW_AFTER_S = SEK_MAX_AGE_S - 60.0
 _SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
 _MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
+# What an ack names and we lack is asked for after this, unless it comes by itself.
+_MAY_STILL_COME_S = 10.0
 _ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
 
 
@@ -172,12 +181,19 @@ class Session:
             for _, session_id in self._feeds
             if session_id in memory.recorded
         }
+        self._our_sessions = {self._session_id} | {  # and earlier runs, as far as they are known
+            session_id
+            for session_id, known in memory.recorded.items()
+            if known.startswith(our.fingerprint)
+        }
         self._outdated = [  # rows of side tables that may be forgotten
             SideRow(FEEDS_TABLE, tag + session_id, b"")
             for (tag, session_id), feed in memory.feeds.items()
             if feed.noted_first_seq and feed.updated_ms <= now.ms - FEED_LIFE_MS
         ]
         self._acks = Acks(self._key, self._roster, heads or Heads())
+        self._catching_up = CatchingUp(self._key, self._roster, memory.told, self._unheld)
+        self._caught_up = 0  # messages that others handed on, since that was said last
         self._conversations: dict[bytes, Conversation] = {}
         self._room_conversation = self._conversation(room.tag, None)
         self._state = _State.OFFLINE
@@ -233,6 +249,7 @@ class Session:
         for conversation in self._conversations.values():
             conversation.ours.forget(self._roster.live)
         self._acks.left(self._roster.live)
+        self._catching_up.left(self._roster.live)
         self._count_unread(self._trust.cleared())
         self._roster.clear(now.s, now.ms)
         effects = self._acks.keep(now.s, at_once=True) + self._say_later()
@@ -493,6 +510,7 @@ class Session:
             return self._dropped("unknown member left")
         self._room_conversation.owe()
         self._acks.left([bundle.session_id])
+        self._catching_up.left([bundle.session_id])
         is_silent = self._trust.is_undecided(bundle.session_id)
         self._count_unread(self._trust.left(bundle.session_id))
         for conversation, feed in self._of_session(bundle):
@@ -583,6 +601,8 @@ class Session:
                 return self._ack(payload, author, now)
             case Witness():
                 return self._acks.take_witness(payload, author)
+            case Sync():
+                return self._sync(payload, author, now)
 
     def _echo(self, payload: Payload, frame: Frame) -> Effects:
         """The relay's copy of what we sent: our receipt that it went out, and unaltered."""
@@ -629,41 +649,64 @@ class Session:
             case Arrival.NOT_OURS:
                 return self._dropped("before our time")
             case Arrival.CONTRADICTION:
-                self.counts["contradiction"] += 1
-                if feed.contradicted:
-                    return []
-                feed.contradicted = True
-                name = self._roster.name(author.fingerprint)
-                text = f"{name} contradicts what {name} said before; not shown, not kept"
-                return [alert(text, "contradiction", name=name)]
-        effects = self._record_bundle(author)
-        record = signed.serialize()
-        effects.append(Append(Draft(BlockType.RECEIVED, record, entry.entry_id)))
-        if feed.first_seq != feed.noted_first_seq:
-            feed.noted_first_seq = feed.first_seq
-            key, value = feed.tag + feed.session_id, u64(feed.first_seq)
-            effects.append(Remember(SideRow(FEEDS_TABLE, key, value)))
-        conversation = self._conversation(
-            message.tag, None if message.tag == self._room.tag else author.fingerprint
-        )
-        conversation.owe(message.session_id)
+                return self._contradicted(feed, author)
+        peer = None if message.tag == self._room.tag else author.fingerprint
+        effects = self._keep(signed, feed, author, peer)
+        conversation = self._conversation(message.tag, peer)
         if author.fingerprint in self._people.ignored:
             return effects
         name = self._roster.name(author.fingerprint)
         if (missed := feed.missing_count() - missing_before) > 0:
-            text = f"{number(missed, 'message')} of {name} missing here"
+            self._catching_up.lack(
+                (feed.tag, feed.session_id),
+                feed.unheld(feed.first_seq, entry.seq),
+                author.session_id,
+                now.s,
+                within_s=_MAY_STILL_COME_S,
+            )
+            text = f"{number(missed, 'message')} of {name} missing, fetching"
             effects.append(notice(text, "missing", name=name, count=missed))
         if entry.kind == EntryKind.CHAT:
             conversation.seen = entry.entry_id
-            effects.append(self._shown(author, name, entry, is_private=bool(conversation.peer)))
+            effects.append(self._shown(author, entry, is_private=bool(conversation.peer)))
         elif entry.kind not in tuple(EntryKind):
             effects.append(notice(f"{name} sent something of kind {entry.kind}; kept, not shown"))
         return effects
 
-    def _shown(self, author: Bundle, name: str, entry: Entry, *, is_private: bool) -> Show:
-        text = entry.text.decode()
+    def _contradicted(self, feed: TheirFeed, author: Bundle) -> Effects:
+        self.counts["contradiction"] += 1
+        if feed.contradicted:
+            return []
+        feed.contradicted = True
+        name = self._roster.name(author.fingerprint)
+        text = f"{name} contradicts what {name} said before; not shown, not kept"
+        return [alert(text, "contradiction", name=name)]
+
+    def _keep(
+        self, signed: SignedEntry, feed: TheirFeed, author: Bundle, peer: bytes | None
+    ) -> Effects:
+        """An entry that the feed took: onto our chain, and into our next ack."""
+        effects = self._record_bundle(author)
+        draft = Draft(BlockType.RECEIVED, signed.serialize(), signed.entry.entry_id)
+        effects.append(Append(draft))
+        if feed.first_seq != feed.noted_first_seq:
+            feed.noted_first_seq = feed.first_seq
+            key, value = feed.tag + feed.session_id, u64(feed.first_seq)
+            effects.append(Remember(SideRow(FEEDS_TABLE, key, value)))
+        self._conversation(feed.tag, peer).owe(feed.session_id)
+        return effects
+
+    def _shown(
+        self, author: Bundle, entry: Entry, *, is_private: bool, via: Bundle | None = None
+    ) -> Show:
+        """A message for the person; `via` handed it on."""
+        text, name = entry.text.decode(), self._roster.name(author.fingerprint)
         mention = is_private or mentions(text, self._our.nick)
-        label = f"{name} (private)" if is_private else name
+        how = ["private"] if is_private else []
+        if via is not None:
+            is_own = via.fingerprint == author.fingerprint
+            how.append("late" if is_own else f"late, via {self._roster.name(via.fingerprint)}")
+        label = f"{name} ({', '.join(how)})" if how else name
         fields: dict[str, Field] = {
             "from": name,
             "nick": author.nick,
@@ -672,6 +715,7 @@ class Session:
             "private": is_private,
             "sent_ms": entry.sent_ms,
             "mention": mention,
+            "late": via is not None,
         }
         line = Line(Kind.MESSAGE, text, label, entry.sent_ms, fields=fields, mention=mention)
         return Show(line)
@@ -761,7 +805,166 @@ class Session:
 
     def _ack(self, ack: Ack, author: Bundle, now: Moment) -> Effects:
         conversation, feed = self._conversations.get(ack.tag), self._feed(ack.tag, ack.session_id)
-        return self._acks.take(ack, author, conversation, feed, now)
+        is_next = ack.number == feed.ack_number + 1
+        effects = self._acks.take(ack, author, conversation, feed, now)
+        if self._trust.doubts(author.session_id):
+            return effects
+        # Of those whom we never met the acker tells when it is asked.
+        known = [r for r in ack.feeds if self._is_met(ack.tag, r.session_id)]
+        if ack.tag == self._room.tag:
+            is_next = is_next and len(known) == len(ack.feeds)
+            self._catching_up.heard(author, ack.head.index, now.s, is_next=is_next)
+        for report in known:
+            if lacking := self._lacking(ack.tag, report):
+                is_live = report.session_id in self._roster.live
+                self._catching_up.lack(
+                    (ack.tag, report.session_id),
+                    lacking,
+                    author.session_id,
+                    now.s,
+                    within_s=_MAY_STILL_COME_S if is_live else 0.0,
+                )
+        return effects
+
+    def _is_met(self, tag: bytes, session_id: bytes) -> bool:
+        is_heard = session_id in self._roster.live or (tag, session_id) in self._feeds
+        return is_heard or session_id in self._our_sessions
+
+    def _lacking(self, tag: bytes, report: FeedReport) -> list[Seqs]:
+        """What an acker has of somebody's feed, and we do not, that may be for us."""
+        feed = self._feeds.get((tag, report.session_id))
+        first = feed.first_seq if feed else 0
+        if report.seq < first or report.session_id in self._our_sessions:
+            return []
+        if feed is not None and feed.highest >= report.seq and not feed.missing_count():
+            return []
+        lacking = self._unheld((tag, report.session_id), (max(first, 1), report.seq))
+        return without(lacking, [(seq, seq) for seq in report.missing])
+
+    # ----------------------------------------------------------------- catching up
+
+    def _unheld(self, feed: Feed, seqs: Seqs) -> list[Seqs]:
+        ours = self._feeds.get(feed)
+        return ours.unheld(*seqs) if ours else [seqs]
+
+    def _sync(self, sync: Sync, author: Bundle, now: Moment) -> Effects:
+        if sync.recipient != self._session_id or sync.tag != self._room.tag:
+            return self._dropped("misdirected")
+        question = self._catching_up.answered(author.session_id, sync.request_id)
+        if question is None and not self._catching_up.may_answer(author.session_id, now.s):
+            return self._dropped("asked too often")
+        sek = next((k for number, k in self._seks if number == sync.sek_number), None)
+        if sek is None:
+            return self._dropped("sealed to no key of ours")
+        try:
+            body = parse_body(sync.open(sek))
+        except (CryptoError, WireError):
+            return self._dropped("altered")
+        match question, body:
+            case None, Ask() | Fetch():
+                return self._asked(author, sync.request_id, body)
+            case Ask(), Gained():
+                return self._told(question, body, author, now)
+            case Fetch(), Entries() if body.deals_with(question):
+                return self._handed_on(question, body, author, now)
+            case Ask() | Fetch(), _:
+                self._catching_up.ask_later(author.session_id, question, now.s)
+                return []
+            case _:
+                return self._dropped("answer to no question")
+
+    def _asked(self, asker: Bundle, request_id: bytes, question: Ask | Fetch) -> Effects:
+        if asker.fingerprint in self._people.without():
+            return [self._catching_up.transmit(asker.session_id, request_id, AskLater())]
+        tags = frozenset((self._room.tag, self._pair_tag(asker.fingerprint)))
+        return [Serve(asker, request_id, question, tags)]
+
+    def serve(self, serve: Serve, answer: Gained | Entries) -> Effects:
+        """What was found for somebody who asked."""
+        if serve.asker.session_id not in self._roster.live:
+            return []
+        return [self._catching_up.transmit(serve.asker.session_id, serve.request_id, answer)]
+
+    def _told(self, question: Ask, gained: Gained, author: Bundle, now: Moment) -> Effects:
+        tags = (self._room.tag, self._pair_tag(author.fingerprint))
+        feeds: list[Feed] = []
+        for tag, session_id, first, last in gained.ranges:
+            lacking = self._unheld((tag, session_id), (first, last))
+            if tag in tags and lacking and session_id not in self._our_sessions:
+                feeds.append((tag, session_id))
+                self._catching_up.lack(feeds[-1], lacking, author.session_id, now.s, is_sure=True)
+        self._catching_up.told(author, question, gained, feeds)
+        return []
+
+    def _handed_on(self, question: Fetch, entries: Entries, via: Bundle, now: Moment) -> Effects:
+        """Entries that somebody has for us, each checked as if it came from its author."""
+        bundles: dict[bytes, Bundle] = {}
+        for data in entries.bundles:
+            with suppress(WireError, CryptoError):  # what it signed is then of no known session
+                bundle = Bundle.parse(data, self._room)
+                bundles[bundle.session_id] = bundle
+        bundles |= self._roster.live
+        effects: Effects = []
+        shown: list[Show] = []
+        for data in entries.entries:
+            try:
+                signed = SignedEntry.parse(data)
+                author = bundles.get(signed.entry.session_id)
+                if author is None or not question.covers(signed.entry):
+                    raise Dropped("handed on, and not asked for")
+                for effect in self._late(signed, author, via, now):
+                    is_message = isinstance(effect, Show) and effect.line.kind is Kind.MESSAGE
+                    (shown if is_message else effects).append(effect)  # type: ignore[arg-type]
+            except Dropped as exc:
+                self.counts[str(exc)] += 1
+            except (WireError, CryptoError):
+                self.counts["altered"] += 1
+        self._catching_up.dealt_with(question, entries.done, via.session_id)
+        self._caught_up += len(shown)
+        shown.sort(key=lambda show: show.line.sent_ms)
+        return [*effects, *shown]
+
+    def _late(self, signed: SignedEntry, author: Bundle, via: Bundle, now: Moment) -> Effects:
+        """An entry of `author` that `via` handed on.  Raises Dropped, CryptoError."""
+        entry, person = signed.entry, author.fingerprint
+        if person == self._our.fingerprint:
+            raise Dropped("our own, handed on")
+        if entry.tag not in (self._room.tag, self._pair_tag(person)):
+            raise Dropped("of another conversation")
+        if self._recorded.get(author.session_id, who(author)) != who(author):
+            raise Dropped("the session is somebody else's")
+        signed.verify(author.session_key)
+        effects = self._meet_absent(author, now)
+        if person in self._trust.withheld():
+            self.counts["of a key that is not accepted"] += 1
+            return effects
+        feed = self._feed(entry.tag, entry.session_id)
+        match feed.accept_late(entry, self._our.fingerprint[:AUDIENCE_ITEM_BYTES], now.ms):
+            case Arrival.DUPLICATE:
+                raise Dropped("duplicate")
+            case Arrival.NOT_OURS:
+                raise Dropped("handed on, and not for us")
+            case Arrival.CONTRADICTION:
+                return effects + self._contradicted(feed, author)
+        peer = None if entry.tag == self._room.tag else person
+        effects += self._keep(signed, feed, author, peer)
+        if entry.kind == EntryKind.CHAT and person not in self._people.ignored:
+            self._conversation(entry.tag, peer).seen = entry.entry_id
+            effects.append(self._shown(author, entry, is_private=bool(peer), via=via))
+        return effects
+
+    def _meet_absent(self, bundle: Bundle, now: Moment) -> Effects:
+        """Somebody whose bundle was handed on: it says whose words these are, never that it is
+        here."""
+        if bundle.fingerprint in self._roster.known:
+            return []
+        meeting = self._trust.judge_absent(bundle)
+        self._roster.met(bundle, now.ms)
+        effects = self._trust.introduce(bundle, meeting)
+        if meeting is Meeting.CHANGED:
+            return effects
+        key, value = self._room.tag + bundle.fingerprint, u64(now.ms) + bundle.nick.encode()
+        return [*effects, Remember(SideRow(MEMBERS_TABLE, key, value))]
 
     def holders(self) -> list[tuple[str, int]]:
         """Who of those present holds which block of our chain, signed by us: name and index."""
@@ -793,6 +996,8 @@ class Session:
                 effects, accepted = self._people.command(name, argument)
                 for bundle in accepted:
                     effects += self._take_in(bundle, Meeting.KNOWN, now, said=False)
+                if name == "accept":  # what others had of it was passed over
+                    self._catching_up.start_over(now.s)
                 return effects
             case "nick":
                 return self._rename(argument)
@@ -983,11 +1188,35 @@ class Session:
             self._outdated = []
         if self.joined:
             effects += self._requests(now)
+            effects += self._catch_up(now)
             effects += self._acks.due(
                 self._conversations.values(), self._feeds, now, head, at_once=self.leaving
             )
         effects += self._decided(now)  # last: no ack of this turn is for what it appends
         return effects + self._leave_if_done(now)
+
+    def _catch_up(self, now: Moment) -> Effects:
+        effects, given_up = self._catching_up.due(now.s)
+        for feed in given_up:
+            effects += self._still_missing(feed)
+        effects += map(Remember, self._catching_up.rows())
+        if self._caught_up and self._catching_up.is_idle(now.s):
+            text = f"caught up: {number(self._caught_up, 'message')}"
+            effects.append(notice(text, "caught_up", count=self._caught_up))
+            self._caught_up = 0
+        return effects
+
+    def _still_missing(self, key: Feed) -> Effects:
+        """Nobody here has what we lack; of who is ignored that is no news."""
+        feed = self._feeds.get(key)
+        author = self._recorded.get(key[1], b"")[:32]
+        if feed is None or not feed.missing_count() or author in self._people.ignored:
+            return []
+        name, count = self._roster.name(author), feed.missing_count()
+        text = (
+            f"{number(count, 'message')} of {name} still missing: nobody here has what is for you"
+        )
+        return [notice(text, "still_missing", name=name, count=count)]
 
     def _requests(self, now: Moment) -> Effects:
         effects: Effects = []

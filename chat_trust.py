@@ -104,6 +104,11 @@ class Trust:
             doubt.bundle = bundle
         return meeting
 
+    def judge_absent(self, bundle: Bundle) -> Meeting:
+        """Somebody whose words were handed on: nothing is waited for, since it is not here."""
+        signed = self._signed()
+        return self._judge(bundle, {f for f in self._pins.of(bundle.nick) if f in signed})
+
     def _signed(self) -> dict[bytes, int]:
         """By fingerprint, the newest roster of ours that it signed.  Who signed one that somebody
         stands in was here when that one came, whatever the relay withheld or sent once more."""

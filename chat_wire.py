@@ -175,6 +175,7 @@ class Label:
     REFUSAL_SIG = _label("key refusal sig")
     ACK_SIG = _label("ack sig")
     WITNESS_SIG = _label("witness sig")
+    SYNC_SIG = _label("sync sig")
     BLOCK_SIG = _label("block sig")  # chain signing key
     PROOF_SIG = _label("proof sig")  # chain signing key: of an exported proof
     # OAEP

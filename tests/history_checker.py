@@ -330,7 +330,7 @@ class _Person:
         for ack in self._history.acks:
             for report in ack.feeds:
                 place = (ack.tag, report.session_id)
-                feed = self.received.get(place, ())
+                feed = self.written.get(place) or self.received.get(place, [])
                 there = {h.entry.seq: h.entry for h in feed if h.block <= ack.head.index}
                 what = f"ack {ack.number} of {_feed(place)}"
                 named = there.get(report.seq)

@@ -20,6 +20,7 @@ from typing import TypeVar
 from rsa_pool import pooled
 
 from blockchain import BlockType, Draft, Head
+from chat_archive import Archive
 from chat_effects import (
     Append,
     Close,
@@ -32,11 +33,12 @@ from chat_effects import (
     Ready,
     Refuse,
     Remember,
+    Serve,
     Show,
     Transmit,
     Witnessed,
 )
-from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, Memory
+from chat_memory import FEEDS_TABLE, MEMBERS_TABLE, TOLD_TABLE, Memory
 from chat_messages import (
     Entry,
     EntryKind,
@@ -45,6 +47,7 @@ from chat_messages import (
     Message,
     Payload,
     SignedEntry,
+    Sync,
     parse_payload,
 )
 from chat_session import Session
@@ -127,6 +130,8 @@ def recall(chain: list[tuple[Draft, int]], remembered: dict[tuple[str, bytes], b
             memory.read_member(LOBBY, key, value)
         elif table == FEEDS_TABLE:
             memory.read_feed(key, value)
+        elif table == TOLD_TABLE:
+            memory.told[key] = value
     for draft, at_ms in chain:
         if draft.type is BlockType.EVENT:
             memory.read_event(Event.parse(draft.record))
@@ -214,6 +219,7 @@ class SimulatedMember:
         blocks = self.room.blocks[self.name]
         for draft in self.chain[len(self.appended_ms) :]:
             self.appended_ms.append(self.room.now.ms)
+            self.room.drafts[self.name].append(draft)
             blocks.append(hashlib.sha256(blocks[-1] + draft.record).digest())
         for effect in effects:
             match effect:
@@ -244,6 +250,11 @@ class SimulatedMember:
                     self.perform(self.session.session_key_made(sek, self.room.now))
                 case Witnessed():
                     self.witnessed.append(effect)
+                case Serve():
+                    answer = self.archive().answer(
+                        effect.question, effect.asker.fingerprint, effect.tags, self.head().index
+                    )
+                    self.perform(self.session.serve(effect, answer))
                 case Append() | Ready() | Query():
                     pass
 
@@ -253,6 +264,14 @@ class SimulatedMember:
         head = signed_head(self.name, len(blocks) - 1, blocks[-1])
         self.room.heads.add(head)
         return head
+
+    def archive(self) -> Archive:
+        """Of what this run and those before it appended; block 0 is the genesis."""
+        drafts = self.room.drafts[self.name]
+        archive = Archive(lambda index: drafts[index - 1].record)
+        for index, draft in enumerate(drafts, 1):
+            archive.note(index, draft.type, draft.record)
+        return archive
 
     def asks(self, command: str) -> list[str]:
         """The notices that answer a typed command."""
@@ -349,9 +368,11 @@ class SimulatedRoom:
         self.joins: dict[str, int] = {}
         # By name: the hashes of that person's blocks, over all runs.
         self.blocks: dict[str, list[bytes]] = defaultdict(lambda: [b"genesis".ljust(32)])
+        self.drafts: dict[str, list[Draft]] = defaultdict(list)  # likewise, the records
         self.heads: set[Head] = set()  # all that anybody signed
         self.captured: list[bytes] = []  # every frame that the relay saw
         self.tamper: Tamper | None = None
+        self.is_syncing = True  # False: nobody hears what others ask to catch up
         self.is_slow = False  # frames are on their way until `arrive`
         self._in_flight: deque[SimulatedMember] = deque()  # in the order of sending
         self._nonce = bytes(32)
@@ -385,6 +406,8 @@ class SimulatedRoom:
 
     def carry(self, sender: SimulatedMember, data: bytes) -> None:
         """What the relay does with a client's frame."""
+        if not self.is_syncing and isinstance(payload_of(data), Sync):
+            return
         self.captured.append(data)
         frame = Frame(data)
         match frame.type:

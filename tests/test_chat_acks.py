@@ -98,7 +98,8 @@ def test_members_hold_the_head_that_contains_what_was_said_last(
         room.passes(5)
         assert held(bob, "alice") == [alice.head()]
     assert held(alice, "bob") == [bob.head()]
-    assert alice.payloads(Ack)[-1].feeds == ()  # nothing of others to report: it is for the head
+    (report,) = alice.payloads(Ack)[-1].feeds  # nothing of others to report
+    assert (report.session_id, report.seq) == (alice.session_id, alice.entries[-1].seq)
 
 
 def test_head_of_somebody_who_leaves_at_once_is_held_too(

@@ -77,6 +77,14 @@ def received(*names: str) -> Received:
     return Received(frames, sum(len(frame.raw) for frame in frames))
 
 
+@pytest.fixture(autouse=True)
+def no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is appended here are no entries."""
+    nothing = SimpleNamespace(note=lambda *_: None)
+    monkeypatch.setattr(chat_engine, "Archive", lambda _read: nothing)
+    monkeypatch.setattr(chat_engine, "fill", lambda *_: iter(()))
+
+
 class Script:
     """A session that does what a test says.  A line or frame that is in `answers` has those
     effects; any other is appended, sent and shown."""

@@ -684,7 +684,7 @@ def test_nothing_below_the_stay_is_missing_nor_is_the_link_to_it_checked() -> No
     pair.take(pair.share())
     joined = pair.audience(ALICE, BOB, CAROL)
     assert pair.hear(joined) is Arrival.NEW
-    assert (pair.theirs.first_seq, pair.theirs.missing) == (3, [])
+    assert (pair.theirs.first_seq, pair.theirs.missing_count()) == (3, 0)
     assert pair.hear(pair.say()) is Arrival.NEW
 
 

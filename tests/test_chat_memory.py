@@ -213,8 +213,8 @@ def test_a_session_that_is_introduced_again_begins_anew_as_it_did_for_who_introd
     session_id = session(0)[1].session_id
     key = LOBBY.tag + session_id
     feed = past.memory({key: u64(8)}).feeds[LOBBY.tag, session_id]
-    assert (feed.highest, feed.missing) == (9, [(8, 8)])
-    assert past.memory({}).feeds[LOBBY.tag, session_id].missing == []
+    assert (feed.highest, feed.report().missing) == (9, (8,))
+    assert past.memory({}).feeds[LOBBY.tag, session_id].report().missing == ()
 
 
 def test_the_feeds_of_a_memory_are_its_own() -> None:

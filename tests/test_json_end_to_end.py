@@ -100,7 +100,7 @@ def test_two_programs_talk(relay: RelayHere, tmp_path: Path) -> None:
         assert said | {"sent_ms": 0} == {
             "v": 1, "type": "message", "kind": "message", "text": TEXT, "from": us["you"],
             "nick": "alice", "fingerprint": us["fingerprint"], "verified": False,
-            "private": False, "sent_ms": 0, "mention": False,
+            "private": False, "sent_ms": 0, "mention": False, "late": False,
         }  # fmt: skip
         assert bob.out.text.isascii()
         assert bob.out.text.replace("\n", "").isprintable()

@@ -53,6 +53,7 @@ from chat_messages import (
     PayloadKind,
     RefusalReason,
     SignedEntry,
+    Sync,
     Witness,
     parse_payload,
 )
@@ -284,10 +285,10 @@ def test_what_a_del_says_after_an_error_is_the_codes() -> None:
 
 def test_a_payloads_label_is_the_codes() -> None:
     written = {row[1]: row[3].strip("`") for row in tables("3.2")[0]}
-    for kind in (KeyShare, KeyRequest, KeyRefusal, Ack, Witness):
+    for kind in (KeyShare, KeyRequest, KeyRefusal, Ack, Witness, Sync):
         label = b"chainroom/1 " + written.pop(kind.KIND.name).encode() + b"\0"
         assert label == kind.SIG_LABEL
-    assert written == {"MESSAGE": "(the entry inside: `entry sig`)", "SYNC": ""}
+    assert written == {"MESSAGE": "(the entry inside: `entry sig`)"}
 
 
 def test_the_form_of_an_rsa_key_is_the_codes() -> None:
@@ -598,14 +599,6 @@ def test_every_file_that_the_document_names_exists() -> None:
         assert (ROOT / name).is_file(), name
     for module in ("make_vectors_messages", "make_vectors_crypto"):
         assert importlib.import_module(module).__doc__
-
-
-def test_the_reserved_kinds_are_reserved() -> None:
-    written = {row[1] for row in tables("3.2")[0] if row[2] == "reserved"}
-    assert written == {"SYNC"}
-    for name in written:
-        with pytest.raises(chat_wire.Malformed):
-            parse_payload(bytes((1, PayloadKind[name])) + bytes(200))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,0 +1,243 @@
+"""Which entries our chain holds, and which of them somebody who catches up may have.
+
+What lives here: an index of the entries on our chain, by conversation, session and seq, with the
+audiences that were in force; and what of them a person is entitled to.  What it does not know: who
+asks, who is ignored or doubted (`chat_session`), how often may be asked (`chat_sync`), the chain's
+file (it is told each block, and reads records through a function).  The engine owns it.
+
+    archive = Archive(read)
+    for _ in fill(archive, chain, now_ms): ...                # a slice of what is there already
+    archive.note(index, BlockType.RECEIVED, record)           # and what comes
+    answer = archive.answer(Ask(since=0), fingerprint, {tag}, head_index)
+
+Specified in docs/PROTOCOL.md 4.12.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+
+from blockchain import Blockchain, StoreUnreadable
+from chat_blocks import Block, BlockType
+from chat_messages import (
+    AUDIENCE_ITEM_BYTES,
+    ENTRY_HEAD_BYTES,
+    Bundle,
+    Entry,
+    EntryKind,
+    Event,
+    EventKind,
+    SignedEntry,
+    audience_items,
+)
+from chat_sync_bodies import MAX_ENTRIES_BYTES, MAX_RANGES, Ask, Entries, Fetch, Gained, Range
+from chat_wire import WireError
+
+__all__ = ["Archive", "fill"]
+
+_LIFE_MS = 30 * 24 * 3600 * 1000  # what was appended longer ago is handed on no more
+_SLICE_BLOCKS = 200  # read at once, in some milliseconds
+_WANTED = (
+    BlockType.SENT,
+    BlockType.CONTROL,
+    BlockType.RECEIVED,
+    BlockType.EVENT,
+    BlockType.FORGET,
+)
+
+
+@dataclass
+class _Run:
+    """Entries that follow each other: the seq of the first, and each one's block."""
+
+    first: int
+    blocks: array[int]
+
+    @property
+    def end(self) -> int:
+        """The seq behind the last."""
+        return self.first + len(self.blocks)
+
+
+@dataclass
+class _Held:
+    """One feed, as far as our chain has it."""
+
+    runs: list[_Run] = field(default_factory=list)  # rising; none touches the next
+    # Of the audience entries among them, rising: the seq, and who may read from there on.
+    audience_seqs: list[int] = field(default_factory=list)
+    audiences: list[frozenset[bytes]] = field(default_factory=list)
+    newest: int = 0  # the highest block
+
+    def put(self, seq: int, block: int) -> None:
+        """Entry `seq` stands in that block; of two, the first counts."""
+        at = bisect_right(self.runs, seq, key=lambda run: run.first)
+        before = self.runs[at - 1] if at else None
+        if before is not None and seq < before.end:
+            return
+        self.newest = max(self.newest, block)
+        if before is not None and seq == before.end:
+            before.blocks.append(block)
+        else:
+            before = _Run(seq, array("Q", (block,)))
+            self.runs.insert(at, before)
+            at += 1
+        if at < len(self.runs) and self.runs[at].first == before.end:
+            before.blocks.extend(self.runs.pop(at).blocks)
+
+    def put_audience(self, seq: int, audience: frozenset[bytes]) -> None:
+        """Entry `seq` says who may read."""
+        at = bisect_left(self.audience_seqs, seq)
+        if self.audience_seqs[at : at + 1] != [seq]:
+            self.audience_seqs.insert(at, seq)
+            self.audiences.insert(at, audience)
+
+    def entitled(self, reader: bytes) -> Iterator[tuple[_Run, int, int]]:
+        """Seqs from the one to before the other, of a run, that `reader` (the beginning of a
+        fingerprint) may have.
+
+        What stands in front of a run's first audience entry is nobody's: who was in the audience
+        then is in a hole of ours.
+        """
+        for run in self.runs:
+            low, high = (bisect_left(self.audience_seqs, seq) for seq in (run.first, run.end))
+            for n, (first, end) in enumerate(pairwise([*self.audience_seqs[low:high], run.end])):
+                if reader in self.audiences[low + n]:
+                    yield run, first, end
+
+    def of(self, first: int, last: int, reader: bytes) -> Iterator[tuple[int, int]]:
+        """Seq and block of what there is of a range for `reader`."""
+        for run, low, end in self.entitled(reader):
+            for seq in range(max(first, low), min(last + 1, end)):
+                yield seq, run.blocks[seq - run.first]
+
+
+class Archive:
+    """The entries that our chain holds, as far as it was told."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        """`read` gives the record of a block; empty: it is erased."""
+        self._read = read
+        self._feeds: dict[tuple[bytes, bytes], _Held] = {}  # by tag and session_id
+        # By session_id: the block of its bundle, and the beginning of its person's fingerprint.
+        self._bundles: dict[bytes, tuple[int, bytes]] = {}
+        self._audiences: dict[bytes, frozenset[bytes]] = {}  # most members write the same
+
+    def note(self, index: int, kind: int, record: bytes) -> None:
+        """A block of ours, and its record in clear; each may be told more than once.
+
+        Args:
+            index: of the block; of a forget block, of the one that was erased: so it stays known
+                that something stands there.
+
+        Raises WireError: it holds something else.
+        """
+        if kind == BlockType.EVENT:
+            event = Event.parse(record)
+            if event.kind == EventKind.BUNDLE:
+                session_id, fingerprint = Bundle.author_of(event.body)
+                self._bundles[session_id] = (index, fingerprint[:AUDIENCE_ITEM_BYTES])
+            return
+        if not record:  # of a forget block that keeps nothing
+            return
+        entry = Entry.of_head(record[:ENTRY_HEAD_BYTES])
+        held = self._feeds.setdefault((entry.tag, entry.session_id), _Held())
+        held.put(entry.seq, index)
+        if entry.kind == EntryKind.AUDIENCE:
+            text = SignedEntry.parse(record).entry.text
+            audience = self._audiences.setdefault(text, frozenset(audience_items(text)))
+            held.put_audience(entry.seq, audience)
+
+    def answer(
+        self, question: Ask | Fetch, fingerprint: bytes, tags: Collection[bytes], head: int
+    ) -> Gained | Entries:
+        """To a person who may be answered.
+
+        Args:
+            tags: of the conversations that it is about.
+            head: the index of our last block.
+        """
+        reader = fingerprint[:AUDIENCE_ITEM_BYTES]
+        if isinstance(question, Ask):
+            return self._gained(question.since, reader, tags, head)
+        return self._entries(question.ranges, reader, tags)
+
+    def _gained(self, since: int, reader: bytes, tags: Collection[bytes], head: int) -> Gained:
+        """What our chain gained behind block `since`, the longest on it first, as much as an
+        answer has room for."""
+        found: list[tuple[int, Range]] = []  # with the lowest block
+        for (tag, session_id), held in self._feeds.items():
+            # What nobody introduced on our chain, nobody could check; and one's own is no news.
+            _, author = self._bundles.get(session_id, (0, reader))
+            if held.newest <= since or tag not in tags or author == reader:
+                continue
+            for run, first, end in held.entitled(reader):
+                blocks = run.blocks[first - run.first : end - run.first]
+                new = [n for n, block in enumerate(blocks, first) if block > since]
+                if new:
+                    its = Range(tag, session_id, new[0], new[-1])
+                    found.append((min(b for b in blocks if b > since), its))
+        found.sort()
+        upto = found[MAX_RANGES][0] - 1 if len(found) > MAX_RANGES else head
+        return Gained(upto, upto < head, tuple(its for _, its in found[:MAX_RANGES]))
+
+    def _entries(
+        self, ranges: tuple[Range, ...], reader: bytes, tags: Collection[bytes]
+    ) -> Entries:
+        done: list[int] = []
+        bundles: dict[bytes, bytes] = {}
+        entries: list[bytes] = []
+        room = MAX_ENTRIES_BYTES
+        for tag, session_id, first, last in ranges:
+            reached = first - 1
+            is_here = tag in tags and session_id in self._bundles
+            held = self._feeds.get((tag, session_id)) if is_here else None
+            for seq, block in held.of(first, last, reader) if held else ():
+                if room <= 0:
+                    break
+                if record := self._read(block):
+                    if session_id not in bundles:
+                        bundle, _ = self._bundles[session_id]
+                        bundles[session_id] = Event.parse(self._read(bundle)).body
+                        room -= len(bundles[session_id])
+                    entries.append(record)
+                    room -= len(record)
+                reached = seq
+            done.append(last if room > 0 else reached)
+        return Entries(tuple(done), tuple(bundles.values()), tuple(entries))
+
+
+def fill(archive: Archive, chain: Blockchain, now_ms: int) -> Iterator[None]:
+    """Tells the archive of what the chain gained in 30 days, a slice at a time, for other work in
+    between, appends to that chain too.  What cannot be read ends it: that the chain was changed is
+    for its verification to say."""
+    start = _first_since(chain, now_ms - _LIFE_MS)
+    with suppress(StoreUnreadable, WireError):
+        while True:
+            index = start - 1
+            for index, header, record in islice(chain.scan(*_WANTED, start=start), _SLICE_BLOCKS):
+                block = Block.parse(header)
+                about = block.refers_to if block.type is BlockType.FORGET else index
+                archive.note(about, block.type, record)
+            if index < start:
+                return
+            start = index + 1
+            yield
+
+
+def _first_since(chain: Blockchain, since_ms: int) -> int:
+    """The first block of that time or later."""
+    low, high = 0, chain.head().index + 1
+    while low < high:
+        middle = (low + high) // 2
+        block = chain.block(middle)
+        if block is not None and block.timestamp_ms < since_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low

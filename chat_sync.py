@@ -1,0 +1,408 @@
+"""Catching up: whom we ask for what we lack, and which of our questions are open.
+
+What lives here: how far each member told us what its chain gained, the entries that we lack, the
+questions that wait for an answer, and the pace of asking and answering.  What it does not know:
+entries, names, what is shown (`chat_session`), what there is for others (`chat_archive`), clocks.
+The session owns it.
+
+    catching_up.heard(bundle, head_index, now_s, is_next=True)    # an ack of a live member
+    catching_up.lack((tag, session_id), [(4, 7)], by, now_s)
+    effects = catching_up.due(now_s)                              # at least each 100 ms
+    question = catching_up.answered(session_id, request_id)       # by what came
+
+Specified in docs/PROTOCOL.md 4.12.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from chat_blocks import SideRow
+from chat_effects import Effects, Transmit
+from chat_memory import TOLD_TABLE
+from chat_messages import Bundle, Sync
+from chat_roster import Roster
+from chat_sync_bodies import MAX_RANGES, Ask, Body, Fetch, Gained, Range, serialize_body
+from chat_wire import Direct, u64
+from crypto_utils import SigningKey, random_bytes
+
+__all__ = ["CatchingUp", "Feed", "Seqs", "without"]
+
+_MAX_TOLD = 4096  # chains of a room; the one that was told of longest ago is forgotten
+_MAX_OPEN = 4  # questions of ours, each to another member
+_ANSWER_WITHIN_S = 5.0
+_ASK_AGAIN_S = 60.0  # somebody who did not answer, or said: later
+# Between two questions, so that a room in which all come back at once is not busy with that alone;
+# and between two to the same member, who answers no more than that.
+_SHORTEST_PACE_S, _LONGEST_PACE_S = 0.05, 0.4
+_PACE_PER_MEMBER_S = 0.0004
+_SAME_PACE_S = 0.25
+# What we answer: pages of 48 KiB, so that the relay's limit of 1 MiB/s leaves room for what we say.
+_ANSWERS_BURST, _ANSWERS_PER_S = 8, 4.0  # to one member
+_ALL_ANSWERS_BURST, _ALL_ANSWERS_PER_S = 32, 10.0
+_MAX_LACKS = 4096  # feeds of which we lack something
+_MAX_SEQS = 256  # ranges of one feed
+_MOST_TRIED = 4  # members that are asked for one range, before it is given up
+# How long a feed is left alone of which nobody had anything for us; doubled each time.
+_DENIED_S, _LONGEST_DENIED_S = 10.0, 640.0
+
+Feed = tuple[bytes, bytes]  # tag, session_id
+Seqs = tuple[int, int]  # both included
+
+
+class _Bucket:
+    """So many at once, and so many a second."""
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        self._burst, self._per_s = burst, per_s
+        self._tokens, self._at_s = burst, -math.inf
+
+    def take(self, now_s: float) -> bool:
+        """Whether one more is allowed."""
+        if self._at_s > -math.inf:
+            earned = max(0.0, now_s - self._at_s) * self._per_s
+            self._tokens = min(self._burst, self._tokens + earned)
+        self._at_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class _Open(NamedTuple):
+    session_id: bytes  # who was asked
+    question: Ask | Fetch
+    asked_s: float
+
+
+@dataclass
+class _Lack:
+    """What we lack of one feed."""
+
+    seqs: list[Seqs] = field(default_factory=list)
+    denied: list[Seqs] = field(default_factory=list)  # by whom we are asking now
+    shown_by: dict[bytes, None] = field(default_factory=dict)  # session_ids, the latest last
+    # room_tag ‖ chain_id of those who told us of it, and up to where they had told before.
+    told_by: dict[bytes, int] = field(default_factory=dict)
+    tried: set[bytes] = field(default_factory=set)  # session_ids
+    due_s: float = math.inf
+    is_asked: bool = False  # a question for it is open
+    denials: int = 0
+    left_alone_until_s: float = -math.inf
+
+
+class CatchingUp:
+    """One session's questions to the other members, and how many of theirs it answers."""
+
+    def __init__(
+        self,
+        key: SigningKey,
+        roster: Roster,
+        told: Mapping[bytes, bytes],
+        unheld: Callable[[Feed, Seqs], list[Seqs]],
+    ) -> None:
+        """The roster is the session's.
+
+        Args:
+            key: our SSK.
+            told: the side table.
+            unheld: what of a range is not on our chain.
+        """
+        self._key = key
+        self._unheld = unheld
+        self._roster = roster
+        self._session_id = roster.our.session_id
+        self._room_tag = roster.our.room_tag
+        # By chain_id; the latest last.
+        self._told = {
+            k[16:]: int.from_bytes(value, "big")
+            for k, value in told.items()
+            if k[:16] == self._room_tag and len(value) == 8
+        }
+        self._unkept: set[bytes] = set()  # chain_ids of which the side table says something else
+        # Session_ids of live members whose acks tell us all that their chains gain.
+        self._following: set[bytes] = set()
+        self._asks: dict[bytes, float] = {}  # by session_id: when it is to be asked
+        self._lacks: dict[Feed, _Lack] = {}
+        self._open: dict[bytes, _Open] = {}  # by request_id
+        self._next_s = -math.inf
+        self._next_to: dict[bytes, float] = {}  # by session_id
+        self._answers: dict[bytes, _Bucket] = {}  # by session_id of live members
+        self._all_answers = _Bucket(_ALL_ANSWERS_BURST, _ALL_ANSWERS_PER_S)
+
+    # ----------------------------------------------------------------- who is there
+
+    def heard(self, author: Bundle, head_index: int, now_s: float, *, is_next: bool) -> None:
+        """An ack of a live member: its chain has come so far.
+
+        Args:
+            is_next: it is the one behind the last that came; then it says what the chain gained
+                since that.
+        """
+        told, who = self._told.get(author.chain_id, 0), author.session_id
+        if head_index <= told:
+            self._following.add(who)
+        elif is_next and who in self._following:
+            self._tell(author.chain_id, head_index)
+        else:
+            self._following.discard(who)
+            self._asks.setdefault(who, now_s)
+
+    def left(self, session_ids: Iterable[bytes]) -> None:
+        """Sessions are gone."""
+        for session_id in list(session_ids):
+            self._following.discard(session_id)
+            self._asks.pop(session_id, None)
+            self._answers.pop(session_id, None)
+            self._next_to.pop(session_id, None)
+            for request_id, asked in list(self._open.items()):
+                if asked.session_id == session_id:
+                    self._unanswered(request_id)
+
+    def start_over(self, now_s: float) -> None:
+        """Whom we believe changed: what was passed over may be ours now."""
+        for chain_id in list(self._told):
+            self._tell(chain_id, 0)
+        self._following.clear()
+        self._asks = dict.fromkeys(self._roster.live, now_s)
+        for lack in self._lacks.values():
+            lack.left_alone_until_s, lack.denials = -math.inf, 0
+
+    def _tell(self, chain_id: bytes, upto: int) -> None:
+        if self._told.pop(chain_id, None) is None and len(self._told) >= _MAX_TOLD:
+            oldest = next(iter(self._told))
+            del self._told[oldest]
+            self._unkept.add(oldest)
+        self._told[chain_id] = upto
+        self._unkept.add(chain_id)
+
+    # ----------------------------------------------------------------- what we lack
+
+    def lack(
+        self,
+        feed: Feed,
+        seqs: Iterable[Seqs],
+        by: bytes,
+        now_s: float,
+        *,
+        within_s: float = 0.0,
+        is_sure: bool = False,
+    ) -> None:
+        """A member has entries that we do not have.
+
+        Args:
+            by: that member's session_id.
+            within_s: how long they may still come by themselves.
+            is_sure: it says that they are for us.
+        """
+        if feed not in self._lacks and len(self._lacks) >= _MAX_LACKS:
+            self._lacks = {f: lack for f, lack in self._lacks.items() if lack.seqs}
+        if feed not in self._lacks and len(self._lacks) >= _MAX_LACKS:
+            return
+        lack = self._lacks.setdefault(feed, _Lack())
+        if now_s < lack.left_alone_until_s and not is_sure:
+            return
+        new = without(seqs, [*lack.seqs, *lack.denied])
+        lack.due_s = min(lack.due_s if lack.seqs else math.inf, now_s + within_s)
+        if new:
+            lack.seqs = (lack.seqs + new)[:_MAX_SEQS]
+            lack.tried.discard(by)
+        lack.shown_by.pop(by, None)
+        lack.shown_by[by] = None
+        if len(lack.shown_by) > _MOST_TRIED:
+            del lack.shown_by[next(iter(lack.shown_by))]
+
+    def told(self, author: Bundle, question: Ask, gained: Gained, feeds: Iterable[Feed]) -> None:
+        """An answer of a live member, of which these feeds were new to us."""
+        chain_id = author.chain_id
+        for feed in feeds:
+            if feed in self._lacks:
+                self._lacks[feed].told_by.setdefault(chain_id, question.since)
+        if gained.upto > self._told.get(chain_id, 0):
+            self._tell(chain_id, gained.upto)
+        if gained.more and gained.upto > question.since:
+            self._asks[author.session_id] = -math.inf
+        else:
+            self._following.add(author.session_id)
+
+    def dealt_with(self, question: Fetch, done: Iterable[int], by: bytes) -> None:
+        """An answer: of each range that we asked for, the last seq that it deals with."""
+        is_of_use = False
+        for its, last in zip(question.ranges, done, strict=True):
+            feed = (its.tag, its.session_id)
+            lack = self._lacks.get(feed)
+            if lack is None:
+                continue
+            lack.is_asked = False
+            if last < its.first:
+                continue
+            is_of_use = True
+            seqs = (its.first, last)
+            lack.seqs = without(lack.seqs, [seqs])
+            lack.denied = (lack.denied + self._unheld(feed, seqs))[:_MAX_SEQS]
+            if not lack.seqs and lack.denied:
+                lack.tried.add(by)
+                lack.seqs, lack.denied = lack.denied, []
+            elif not lack.seqs:
+                del self._lacks[feed]
+        if not is_of_use:
+            self._not_from(by, question)
+
+    def is_idle(self, now_s: float) -> bool:
+        """Whether nothing is asked for, or about to be."""
+        is_asking = bool(self._open) or any(at_s <= now_s for at_s in self._asks.values())
+        return not (is_asking or any(lack.seqs for lack in self._lacks.values()))
+
+    def rows(self) -> list[SideRow]:
+        """What is to be kept, once we have all that we were told of."""
+        if not self._unkept or any(lack.seqs for lack in self._lacks.values()):
+            return []
+        unkept, self._unkept = self._unkept, set()
+        return [
+            SideRow(TOLD_TABLE, self._room_tag + chain_id, u64(upto) if upto else b"")
+            for chain_id in unkept
+            for upto in (self._told.get(chain_id, 0),)
+        ]
+
+    # ----------------------------------------------------------------- questions and answers
+
+    def due(self, now_s: float) -> tuple[Effects, list[Feed]]:
+        """The questions that go out now; and the feeds that are given up for now, since nobody
+        here has what we lack of them for us."""
+        for request_id, asked in list(self._open.items()):
+            if now_s - asked.asked_s >= _ANSWER_WITHIN_S:
+                self._unanswered(request_id)
+                if isinstance(asked.question, Ask):
+                    self._asks[asked.session_id] = now_s + _ASK_AGAIN_S
+        effects: Effects = []
+        given_up: list[Feed] = []
+        if now_s < self._next_s:
+            return effects, given_up
+        for session_id, question in self._questions(now_s, given_up):
+            effects.append(self._ask(session_id, question, now_s))
+            members = len(self._roster.live)
+            pace_s = max(_SHORTEST_PACE_S, min(_LONGEST_PACE_S, _PACE_PER_MEMBER_S * members))
+            self._next_s = now_s + pace_s
+            break
+        return effects, given_up
+
+    def _questions(self, now_s: float, given_up: list[Feed]) -> Iterator[tuple[bytes, Ask | Fetch]]:
+        """Of whom to ask what, the most urgent first."""
+        if len(self._open) >= _MAX_OPEN:
+            return
+        busy = {asked.session_id for asked in self._open.values()}
+        busy |= {who for who, at_s in self._next_to.items() if now_s < at_s}
+        fetches: dict[bytes, list[tuple[Feed, _Lack]]] = {}
+        for feed, lack in list(self._lacks.items()):
+            if lack.is_asked or not lack.seqs or now_s < lack.due_s:
+                continue
+            lack.seqs = [part for seqs in lack.seqs for part in self._unheld(feed, seqs)]
+            if not lack.seqs:  # it came by itself
+                del self._lacks[feed]
+                continue
+            holders = self._holders(feed, lack)
+            if not holders:
+                given_up.append(feed)
+            elif free := [who for who in holders if who not in busy]:
+                fetches.setdefault(free[0], []).append((feed, lack))
+        for feed in given_up:
+            self._give_up(feed, now_s)
+        for who, lacks in fetches.items():
+            ranges: list[Range] = []
+            for feed, lack in lacks:
+                if len(ranges) + len(lack.seqs) <= MAX_RANGES:
+                    ranges += [Range(*feed, *seqs) for seqs in lack.seqs]
+                    lack.is_asked = True
+            yield who, Fetch(tuple(ranges))
+        asks = [who for who, at_s in self._asks.items() if now_s >= at_s and who not in busy]
+        if asks:
+            who = asks[int.from_bytes(random_bytes(4), "big") % len(asks)]
+            del self._asks[who]
+            yield who, Ask(self._told.get(self._roster.live[who].chain_id, 0))
+
+    def _holders(self, feed: Feed, lack: _Lack) -> list[bytes]:
+        """Whom to ask for it: who showed that it is there, the latest first; its author; others."""
+        live, us = self._roster.live, self._roster.our.fingerprint
+        if len(lack.tried) >= _MOST_TRIED:
+            return []
+        wanted = dict.fromkeys((*reversed(lack.shown_by), feed[1], *live))
+        return [
+            who
+            for who in wanted
+            if who in live and who not in lack.tried and live[who].fingerprint != us
+        ]
+
+    def _ask(self, session_id: bytes, question: Ask | Fetch, now_s: float) -> Transmit:
+        request_id = random_bytes(16)
+        self._open[request_id] = _Open(session_id, question, now_s)
+        self._next_to[session_id] = now_s + _SAME_PACE_S
+        return self.transmit(session_id, request_id, question)
+
+    def transmit(self, session_id: bytes, request_id: bytes, body: Body) -> Transmit:
+        """A question or an answer for a live member."""
+        recipient, data = self._roster.live[session_id], serialize_body(body)
+        sync = Sync.create(self._key, self._session_id, self._room_tag, recipient, request_id, data)
+        return Transmit(Direct(session_id, sync.serialize()).serialize())
+
+    def answered(self, session_id: bytes, request_id: bytes) -> Ask | Fetch | None:
+        """The open question that this answers, which is open no longer; None: we asked that member
+        no such thing, or the time is over."""
+        asked = self._open.get(request_id)
+        if asked is None or asked.session_id != session_id:
+            return None
+        del self._open[request_id]
+        return asked.question
+
+    def ask_later(self, session_id: bytes, question: Ask | Fetch, now_s: float) -> None:
+        """A member does not answer now, or what makes no sense."""
+        if isinstance(question, Ask):
+            self._asks[session_id] = now_s + _ASK_AGAIN_S
+        else:
+            self._not_from(session_id, question)
+
+    def _unanswered(self, request_id: bytes) -> None:
+        asked = self._open.pop(request_id)
+        if isinstance(asked.question, Fetch):
+            self._not_from(asked.session_id, asked.question)
+
+    def _not_from(self, session_id: bytes, question: Fetch) -> None:
+        for its in question.ranges:
+            if lack := self._lacks.get((its.tag, its.session_id)):
+                lack.is_asked = False
+                lack.tried.add(session_id)
+
+    def _give_up(self, feed: Feed, now_s: float) -> None:
+        """For now: who told us of it is to tell it again."""
+        lack = self._lacks[feed]
+        for chain_id, since in lack.told_by.items():
+            if since < self._told.get(chain_id, 0):
+                self._tell(chain_id, since)
+                for session_id, bundle in self._roster.live.items():
+                    if bundle.chain_id == chain_id:
+                        self._following.discard(session_id)
+                        self._asks[session_id] = now_s + _ASK_AGAIN_S
+        wait_s = min(_LONGEST_DENIED_S, _DENIED_S * 2**lack.denials)
+        self._lacks[feed] = _Lack(
+            denials=min(lack.denials + 1, 16), left_alone_until_s=now_s + wait_s
+        )
+
+    def may_answer(self, session_id: bytes, now_s: float) -> bool:
+        """Whether one more question of that live member is answered now."""
+        bucket = self._answers.setdefault(session_id, _Bucket(_ANSWERS_BURST, _ANSWERS_PER_S))
+        return bucket.take(now_s) and self._all_answers.take(now_s)
+
+
+def without(seqs: Iterable[Seqs], known: Iterable[Seqs]) -> list[Seqs]:
+    """What of the first ranges is in none of the others."""
+    parts = list(seqs)
+    for low, high in known:
+        parts = [
+            part
+            for first, last in parts
+            for part in ((first, min(last, low - 1)), (max(first, high + 1), last))
+            if part[0] <= part[1]
+        ]
+    return parts
