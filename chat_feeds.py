@@ -79,6 +79,7 @@ class OurFeed:
     def __init__(self, tag: bytes, session_id: bytes, key: SigningKey, room_mix: bytes) -> None:
         self.tag = tag
         self.ids: list[bytes] = []  # entry_id of seq i+1
+        self._sent_ms: list[int] = []  # likewise
         self.audience: frozenset[bytes] = frozenset()  # fingerprints, as last written
         self.acked: dict[bytes, FeedReport] = {}  # by acker's session_id
         self._session_id = session_id
@@ -157,6 +158,7 @@ class OurFeed:
             kind, self.tag, self._session_id, self.seq + 1, previous, seen, now_ms, text
         )
         self.ids.append(entry.entry_id)
+        self._sent_ms.append(now_ms)
         return entry.sign(self._key)
 
     def seal(self, signed: SignedEntry) -> Message:
@@ -207,6 +209,15 @@ class OurFeed:
         """The live sessions that did not confirm all that was sent to them.  What was written for
         them before they came is not waited for: it does not reach them by this way."""
         return [s for s in self.recipients(live) if not self._has_all(s)]
+
+    def unconfirmed_since(self, session_id: bytes) -> int:
+        """When we wrote the first entry that a session of `unconfirmed` did not confirm, as of
+        `Entry.sent_ms`."""
+        first, report = self._reached[session_id], self.acked.get(session_id)
+        if report is not None:
+            lacking = (seq for seq in report.missing if seq >= first)
+            first = min(lacking, default=max(first, report.seq + 1))
+        return self._sent_ms[first - 1]
 
     def _has_all(self, session_id: bytes) -> bool:
         reached = self._reached[session_id]

@@ -73,6 +73,7 @@ from chat_roster import Roster
 from chat_sync import CatchingUp, Feed, Seqs, without
 from chat_sync_bodies import Ask, AskLater, Entries, Fetch, Gained, parse_body
 from chat_terminal import Field, Kind, Line
+from chat_text import local_time
 from chat_trust import Trust, Unread, record
 from chat_wire import (
     MAX_TEXT_BYTES,
@@ -116,6 +117,9 @@ _SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
 _MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
 # What an ack names and we lack is asked for after this, unless it comes by itself.
 _MAY_STILL_COME_S = 10.0
+# Who is here confirms within an ack's interval and its spread, or something is wrong.
+_UNCONFIRMED_S, _UNCONFIRMED_INTERVALS = 60.0, 4.0
+_LOOK_EVERY_S = 1.0
 _ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
 
 
@@ -203,6 +207,8 @@ class Session:
         # Since we were in the room: why we closed, and that the connection is lost.
         self._said_closed = self._said_kept = False
         self._leaving_by_s: float | None = None
+        self._said_unconfirmed: set[bytes] = set()  # fingerprints
+        self._confirmed_next_s = now.s
         self.counts: Counter[str] = Counter()  # frames that came to nothing, by reason
 
     # ----------------------------------------------------------------- the connection
@@ -1020,6 +1026,8 @@ class Session:
             data = text.encode("utf-8")
         except UnicodeEncodeError:
             return [error("this is not Unicode text: not sent"), Refuse(line)]
+        if not data:
+            return [error("there is nothing in this message: not sent"), Refuse("")]
         if len(data) > MAX_TEXT_BYTES:
             sentence = f"this message has {len(data)} bytes, at most {MAX_TEXT_BYTES} can be sent"
             return [error(f"{sentence}: not sent"), Refuse(line)]
@@ -1038,8 +1046,9 @@ class Session:
         to = self._roster.name(conversation.peer) if conversation.peer else ""
         effects.append(Credit(to))
         if conversation.peer is not None and not self._reachable(audience):
-            text = f"{to} is away: kept on your chain, delivered when {to} is here while you are"
-            effects.append(notice(text, "away"))
+            why = f"{to} is away" if self.joined else "not connected"
+            when = f"when {to} is here while you are" if self.joined else "when you are again"
+            effects.append(notice(f"{why}: kept on your chain, delivered {when}", "away"))
         return effects
 
     def _give_keys(
@@ -1129,6 +1138,8 @@ class Session:
 
     def _rename(self, nick: str) -> Effects:
         """The room learns a new nick with a new key, so that a lower number is an older bundle."""
+        if not nick:
+            return [error("say it like this: /nick NAME")]
         try:
             self._nick = check_nick(unicodedata.normalize("NFC", nick))
         except ValueError as exc:
@@ -1154,8 +1165,8 @@ class Session:
                 else "nobody is known to have been there"
             )
             effects.append(notice(f"your last message to the room: {to}"))
-        if waiting := self._unconfirmed_names():
-            effects.append(notice(f"not confirmed yet by {', '.join(waiting)}"))
+        for person, since_ms in sorted(self._unconfirmed().items(), key=lambda item: item[1]):
+            effects.append(self._not_confirmed(person, since_ms))
         if unsent := self.unsent():
             effects.append(notice(f"{unsent} of your messages not delivered"))
         if held := sum(len(f.held) for f in self._feeds.values()):
@@ -1189,6 +1200,7 @@ class Session:
         if self.joined:
             effects += self._requests(now)
             effects += self._catch_up(now)
+            effects += self._warn_of_unconfirmed(now)
             effects += self._acks.due(
                 self._conversations.values(), self._feeds, now, head, at_once=self.leaving
             )
@@ -1276,28 +1288,54 @@ class Session:
     def leave(self, now: Moment, within_s: float | None = None) -> Effects:
         """The person wants to go: `tick` says Leave once every live member has confirmed, or after
         `within_s` (linger), and never later than was said before."""
-        by_s = now.s + (self._linger_s if within_s is None else within_s)
+        wait_s = self._linger_s if within_s is None else within_s
+        by_s, is_first = now.s + wait_s, self._leaving_by_s is None
         self._leaving_by_s = by_s if self._leaving_by_s is None else min(by_s, self._leaving_by_s)
-        return []
+        if self.joined or not is_first or not wait_s or not (unsent := self.unsent()):
+            return []
+        them = number(unsent, "message")
+        return [notice(f"waiting {wait_s:.0f} s for the relay to come back and take {them}")]
 
     def unsent(self) -> int:
         """Our messages that never left: not echoed by the relay, or in a pair not confirmed."""
         return sum(conversation.unsent() for conversation in self._conversations.values())
 
-    def _unconfirmed_names(self) -> list[str]:
-        live = self._roster.live
-        return sorted(
-            {
-                self._roster.name(live[s].fingerprint)
-                for conversation in self._conversations.values()
-                for s in conversation.ours.unconfirmed(live)
-            }
-        )
+    def _unconfirmed(self) -> dict[bytes, int]:
+        """Who of those that are here did not confirm all that was sent to them: fingerprints, and
+        when the first of it was written."""
+        live, since = self._roster.live, dict[bytes, int]()
+        for conversation in self._conversations.values():
+            for session_id in conversation.ours.unconfirmed(live):
+                person = live[session_id].fingerprint
+                sent_ms = conversation.ours.unconfirmed_since(session_id)
+                since[person] = min(sent_ms, since.get(person, sent_ms))
+        return since
+
+    def _not_confirmed(self, person: bytes, since_ms: int) -> Show:
+        name, at = self._roster.name(person), local_time(since_ms, "hm")
+        fields: dict[str, Field] = {"name": name, "since_ms": since_ms}
+        return notice(f"not confirmed by {name} since {at}", "not_confirmed", **fields)
+
+    def _warn_of_unconfirmed(self, now: Moment) -> Effects:
+        """Of who is said to be here and confirms nothing, once until it does."""
+        if now.s < self._confirmed_next_s:
+            return []
+        self._confirmed_next_s = now.s + _LOOK_EVERY_S
+        unconfirmed = self._unconfirmed()
+        self._said_unconfirmed &= unconfirmed.keys()
+        wait_ms = 1000 * max(_UNCONFIRMED_S, _UNCONFIRMED_INTERVALS * self._acks.interval_s)
+        late = {
+            person: since_ms
+            for person, since_ms in unconfirmed.items()
+            if now.ms - since_ms >= wait_ms and person not in self._said_unconfirmed
+        }
+        self._said_unconfirmed |= late.keys()
+        return [self._not_confirmed(*item) for item in late.items()]
 
     def _leave_if_done(self, now: Moment) -> Effects:
         if self._leaving_by_s is None:
             return []
-        unsent, waiting = self.unsent(), self._unconfirmed_names()
+        unsent, waiting = self.unsent(), sorted(map(self._roster.name, self._unconfirmed()))
         if now.s < self._leaving_by_s and (unsent or (self.joined and waiting)):
             return []
         effects: Effects = []

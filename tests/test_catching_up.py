@@ -14,6 +14,7 @@ from simulated_room import (
 
 from chat_messages import Sync
 from chat_terminal import Kind
+from chat_text import local_time
 
 CAUGHT_UP_S = 6.0  # an ack interval, and some questions
 
@@ -242,3 +243,28 @@ def test_nobody_is_asked_again_who_gained_nothing(
     alice.types("two")
     room.passes(20)
     assert len([f for f in room.captured if isinstance(payload_of(f), Sync)]) == before
+
+
+# ------------------------------------------------------------------------------------------------
+# And who wrote it learns who has it
+
+
+def test_who_is_here_and_confirms_nothing_is_said_once_with_the_time(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.passes(5)
+    room.tamper = lambda sender, receiver, data: [] if sender is bob else [data]
+    alice.types("one")
+    since = local_time(room.now.ms, "hm")
+    room.passes(30)
+    alice.types("two")
+    assert not alice.said("not confirmed")
+    assert f"-- not confirmed by {name('bob')} since {since}" in alice.asks("/status")
+    before = len(alice.notices)
+    room.passes(90)
+    assert alice.notices[before:] == [f"-- not confirmed by {name('bob')} since {since}"]
+    room.tamper = None
+    room.passes(90)
+    alice.types("three")
+    room.passes(5)
+    assert not any("not confirmed" in line for line in alice.asks("/status"))

@@ -69,6 +69,7 @@ from chat_messages import (
 )
 from chat_roster import Person
 from chat_terminal import Kind
+from chat_text import local_time
 from chat_wire import (
     MAX_TEXT_BYTES,
     Add,
@@ -650,7 +651,7 @@ def test_sender_hears_that_a_withheld_message_is_missing_to_somebody(
     room.tamper = None
     alice.types("three")
     room.passes(5)
-    assert f"not confirmed yet by {alice.session._roster.name(fingerprint('bob'))}" in str(
+    assert f"not confirmed by {alice.session._roster.name(fingerprint('bob'))}" in str(
         alice.asks("/status")
     )
     bob.hears(*kept)
@@ -1527,7 +1528,7 @@ def test_ack_for_an_entry_never_written_says_nothing(
             bob.head(),
         )
         alice.hears(Broadcast(ack.serialize()).serialize())
-    assert "not confirmed yet by bob" in str(alice.asks("/status"))
+    assert "not confirmed by bob" in str(alice.asks("/status"))
     assert "not confirmed to be here yet" in alice.asks("/who")[1]
     assert alice.session._roster.present == set()
 
@@ -1551,7 +1552,7 @@ def test_status_says_to_how_many_the_last_message_was_delivered(
     name = alice.session._roster.name(fingerprint("bob"))
     assert alice.asks("/status")[1:] == [
         "-- your last message to the room: delivered to 1 of 2",
-        f"-- not confirmed yet by {name}",
+        f"-- not confirmed by {name} since {local_time(room.now.ms, 'hm')}",
     ]
     room.tamper = None
     alice.types("again")
@@ -1719,7 +1720,7 @@ def test_replayed_member_is_never_confirmed_to_be_here(
         again.asks("/status")[1]
         == "-- your last message to the room: nobody is known to have been there"
     )
-    assert "not confirmed yet by bob" in again.asks("/status")[2]
+    assert "not confirmed by bob" in again.asks("/status")[2]
 
 
 def test_receipt_of_ours_confirms_its_sender_even_where_rosters_differ(
