@@ -813,8 +813,6 @@ class Session:
         conversation, feed = self._conversations.get(ack.tag), self._feed(ack.tag, ack.session_id)
         is_next = ack.number == feed.ack_number + 1
         effects = self._acks.take(ack, author, conversation, feed, now)
-        if self._trust.doubts(author.session_id):
-            return effects
         # Of those whom we never met the acker tells when it is asked.
         known = [r for r in ack.feeds if self._is_met(ack.tag, r.session_id)]
         if ack.tag == self._room.tag:
@@ -832,6 +830,12 @@ class Session:
                 )
         return effects
 
+    def _is_unwanted(self, session_id: bytes) -> bool:
+        """Of ourselves, or of a key that is not accepted: when it is, all are asked anew."""
+        live = self._roster.live.get(session_id)
+        author = live.fingerprint if live else self._recorded.get(session_id, b"")[:32]
+        return session_id in self._our_sessions or author in self._trust.withheld()
+
     def _is_met(self, tag: bytes, session_id: bytes) -> bool:
         is_heard = session_id in self._roster.live or (tag, session_id) in self._feeds
         return is_heard or session_id in self._our_sessions
@@ -840,7 +844,7 @@ class Session:
         """What an acker has of somebody's feed, and we do not, that may be for us."""
         feed = self._feeds.get((tag, report.session_id))
         first = feed.first_seq if feed else 0
-        if report.seq < first or report.session_id in self._our_sessions:
+        if report.seq < first or self._is_unwanted(report.session_id):
             return []
         if feed is not None and feed.highest >= report.seq and not feed.missing_count():
             return []
@@ -896,7 +900,7 @@ class Session:
         feeds: list[Feed] = []
         for tag, session_id, first, last in gained.ranges:
             lacking = self._unheld((tag, session_id), (first, last))
-            if tag in tags and lacking and session_id not in self._our_sessions:
+            if tag in tags and lacking and not self._is_unwanted(session_id):
                 feeds.append((tag, session_id))
                 self._catching_up.lack(feeds[-1], lacking, author.session_id, now.s, is_sure=True)
         self._catching_up.told(author, question, gained, feeds)

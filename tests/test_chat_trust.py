@@ -340,7 +340,11 @@ def test_nick_is_changed_and_said_and_kept_for_the_next_message(
     assert events(alice, EventKind.PIN)[-1] == fingerprint("bob") + b"rob"
 
 
-@pytest.mark.parametrize("nick", ["", "two words", "/slash", "a#b", "x" * 33])
+def test_nick_without_a_name_says_how_it_is_said(alice: SimulatedMember) -> None:
+    assert alice.asks("/nick") == ["chainroom: say it like this: /nick NAME"]
+
+
+@pytest.mark.parametrize("nick", ["two words", "/slash", "a#b", "x" * 33])
 def test_nick_outside_the_grammar_changes_nothing(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, nick: str
 ) -> None:
