@@ -85,6 +85,7 @@ class History:
     shown: list[str] | None = None  # texts of messages; None: not known
     verdict: str = "OK"
     is_here: bool = True  # in the end, for long enough, with all others that are
+    doubts: set[bytes] = field(default_factory=set)  # in the end: fingerprints
 
 
 # --------------------------------------------------------------------------- where they come from
@@ -110,6 +111,7 @@ def of_room(
         history.balance += member.coins
         history.acks += member.payloads(Ack)
         assert history.shown is not None
+        history.doubts = member.session._trust.withheld()
         history.shown += [line.text for line in member.lines if line.kind is Kind.MESSAGE]
     return list(histories.values())
 
@@ -198,6 +200,7 @@ class _Person:
         self.name, self.fingerprint = history.name, history.fingerprint
         self.is_here = history.is_here
         self.ignored: set[bytes] = set()  # fingerprints
+        self.gives_nothing_to = history.doubts
         self.written: dict[Place, list[_Held]] = defaultdict(list)
         self.received: dict[Place, list[_Held]] = defaultdict(list)
         self.by_id: dict[bytes, _Held] = {}
@@ -387,9 +390,11 @@ def _check_holes(
 
 
 def _may_give(giver: _Person, reader: _Person, feed: list[Entry], entry: Entry) -> bool:
-    """Whether that member is here, has an entry, and everything since the audience that is in
+    """Whether that member is here, believes the reader's key, has an entry, and everything since the audience that is in
     force for it, which is how it knows that it may hand it on."""
-    if giver is reader or not giver.is_here or reader.fingerprint in giver.ignored:
+    if reader.fingerprint in giver.ignored | giver.gives_nothing_to:
+        return False
+    if giver is reader or not giver.is_here:
         return False
     for before in reversed(feed[: entry.seq]):
         if before.entry_id not in giver.by_id:
