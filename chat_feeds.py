@@ -265,7 +265,6 @@ class TheirFeed:
     answered_s: float = -math.inf  # when we last answered a key request of its here
     began: int = field(default=0, compare=False)  # seq of the first entry that came to our chain
     _first_seq: int = 0  # 0: no share yet
-    _late: int = 0  # seq of the last entry that somebody handed on
     _chains: dict[int, tuple[ReceiverChain, float]] = field(default_factory=dict)  # until, seconds
     _waits: dict[int, _Wait] = field(default_factory=dict)  # by epoch, oldest first
     _asked_s: float = -math.inf
@@ -441,28 +440,30 @@ class TheirFeed:
                 stay of ours is not taken, whoever hands it on.
         """
         seq = entry.seq
-        begins = entry.kind == EntryKind.AUDIENCE and reader in audience_items(entry.text)
-        if entry.kind == EntryKind.AUDIENCE and not begins:
+        if entry.kind == EntryKind.AUDIENCE:
+            is_ours = reader in audience_items(entry.text)
+        else:  # the audience is that of the entry before, if we hold that
+            is_ours = 0 < self._first_seq <= seq or self._holds(seq - 1)
+        if not is_ours:
             return Arrival.NOT_OURS
-        is_of_our_stay = 0 < self._first_seq <= seq
         if seq <= self.highest:
-            if not (begins or is_of_our_stay or seq == self._late + 1):
-                return Arrival.NOT_OURS
-            if (arrival := self._fill(seq)) is Arrival.NEW:
-                self._late = seq
-            return arrival
-        if seq == self.highest + 1 and self.last_id and entry.previous != self.last_id:
-            return Arrival.CONTRADICTION
-        follows = seq == self.highest + 1 and is_of_our_stay
-        if not (begins or follows):
-            return Arrival.NOT_OURS
-        if seq > self.highest + 1:
+            return self._fill(seq)
+        if seq == self.highest + 1:
+            if self.last_id and entry.previous != self.last_id:
+                return Arrival.CONTRADICTION
+        elif entry.kind == EntryKind.AUDIENCE:
             self._note_gap(self.highest + 1, seq - 1)
-        if not follows:
-            self._first_seq = seq
-        self._late = seq
+            self._first_seq = max(seq, self._first_seq)
+        else:
+            return Arrival.NOT_OURS
+        self._first_seq = self._first_seq or seq
         self._advance(entry, now_ms)
         return Arrival.NEW
+
+    def _holds(self, seq: int) -> bool:
+        is_missing = any(low <= seq <= high for low, high in self.missing)
+        is_last = seq == self.highest and bool(self.last_id)
+        return is_last or (0 < seq < self.highest and not is_missing)
 
     def unheld(self, first: int, last: int) -> list[tuple[int, int]]:
         """What of a range is not on our chain."""

@@ -70,7 +70,7 @@ from chat_people import COMMANDS as PEOPLE_COMMANDS
 from chat_people import People
 from chat_pins import Meeting
 from chat_roster import Roster
-from chat_sync import CatchingUp, Feed, Seqs, without
+from chat_sync import CatchingUp, Feed, Seqs
 from chat_sync_bodies import Ask, AskLater, Entries, Fetch, Gained, parse_body
 from chat_terminal import Field, Kind, Line
 from chat_text import local_time
@@ -813,45 +813,38 @@ class Session:
         conversation, feed = self._conversations.get(ack.tag), self._feed(ack.tag, ack.session_id)
         is_next = ack.number == feed.ack_number + 1
         effects = self._acks.take(ack, author, conversation, feed, now)
-        # Of those whom we never met the acker tells when it is asked.
-        known = [r for r in ack.feeds if self._is_met(ack.tag, r.session_id)]
+        for report in ack.feeds:
+            is_next &= self._heed(ack.tag, report, author, now)
         if ack.tag == self._room.tag:
-            is_next = is_next and len(known) == len(ack.feeds)
             self._catching_up.heard(author, ack.head.index, now.s, is_next=is_next)
-        for report in known:
-            if lacking := self._lacking(ack.tag, report):
-                is_live = report.session_id in self._roster.live
-                self._catching_up.lack(
-                    (ack.tag, report.session_id),
-                    lacking,
-                    author.session_id,
-                    now.s,
-                    within_s=_MAY_STILL_COME_S if is_live else 0.0,
-                )
         return effects
+
+    def _heed(self, tag: bytes, report: FeedReport, acker: Bundle, now: Moment) -> bool:
+        """Whether what an acker has of somebody's feed is here, or asked for; of those whom we
+        never met the acker tells when it is asked."""
+        session_id = report.session_id
+        feed, is_live = self._feeds.get((tag, session_id)), session_id in self._roster.live
+        first = feed.first_seq if feed else 0
+        if report.seq < first or self._is_unwanted(session_id):
+            return True
+        if feed is None and not is_live:
+            return False
+        if feed is not None and feed.highest >= report.seq and not feed.missing_count():
+            return True
+        # What the acker lacks too: no hole of its own is then in the answer of whoever is asked.
+        lacking = self._unheld((tag, session_id), (max(first, 1), report.seq))
+        within_s = _MAY_STILL_COME_S if is_live else 0.0
+        return not lacking or self._catching_up.lack(
+            (tag, session_id), lacking, acker.session_id, now.s, within_s=within_s
+        )
+
+    # ----------------------------------------------------------------- catching up
 
     def _is_unwanted(self, session_id: bytes) -> bool:
         """Of ourselves, or of a key that is not accepted: when it is, all are asked anew."""
         live = self._roster.live.get(session_id)
         author = live.fingerprint if live else self._recorded.get(session_id, b"")[:32]
         return session_id in self._our_sessions or author in self._trust.withheld()
-
-    def _is_met(self, tag: bytes, session_id: bytes) -> bool:
-        is_heard = session_id in self._roster.live or (tag, session_id) in self._feeds
-        return is_heard or session_id in self._our_sessions
-
-    def _lacking(self, tag: bytes, report: FeedReport) -> list[Seqs]:
-        """What an acker has of somebody's feed, and we do not, that may be for us."""
-        feed = self._feeds.get((tag, report.session_id))
-        first = feed.first_seq if feed else 0
-        if report.seq < first or self._is_unwanted(report.session_id):
-            return []
-        if feed is not None and feed.highest >= report.seq and not feed.missing_count():
-            return []
-        lacking = self._unheld((tag, report.session_id), (max(first, 1), report.seq))
-        return without(lacking, [(seq, seq) for seq in report.missing])
-
-    # ----------------------------------------------------------------- catching up
 
     def _unheld(self, feed: Feed, seqs: Seqs) -> list[Seqs]:
         ours = self._feeds.get(feed)
@@ -897,13 +890,12 @@ class Session:
 
     def _told(self, question: Ask, gained: Gained, author: Bundle, now: Moment) -> Effects:
         tags = (self._room.tag, self._pair_tag(author.fingerprint))
-        feeds: list[Feed] = []
         for tag, session_id, first, last in gained.ranges:
-            lacking = self._unheld((tag, session_id), (first, last))
+            feed = (tag, session_id)
+            lacking = self._unheld(feed, (first, last))
             if tag in tags and lacking and not self._is_unwanted(session_id):
-                feeds.append((tag, session_id))
-                self._catching_up.lack(feeds[-1], lacking, author.session_id, now.s, is_sure=True)
-        self._catching_up.told(author, question, gained, feeds)
+                self._catching_up.lack(feed, lacking, author.session_id, now.s, is_sure=True)
+        self._catching_up.told(author, question, gained)
         return []
 
     def _handed_on(self, question: Fetch, entries: Entries, via: Bundle, now: Moment) -> Effects:

@@ -29,12 +29,13 @@ from chat_sync_bodies import MAX_RANGES, Ask, Body, Fetch, Gained, Range, serial
 from chat_wire import Direct, u64
 from crypto_utils import SigningKey, random_bytes
 
-__all__ = ["CatchingUp", "Feed", "Seqs", "without"]
+__all__ = ["CatchingUp", "Feed", "Seqs"]
 
 _MAX_TOLD = 4096  # chains of a room; the one that was told of longest ago is forgotten
 _MAX_OPEN = 4  # questions of ours, each to another member
 _ANSWER_WITHIN_S = 5.0
-_ASK_AGAIN_S = 60.0  # somebody who did not answer, or said: later
+_TRY_AGAIN_S = 10.0  # somebody who did not answer
+_ASK_AGAIN_S = 60.0  # somebody who said: later
 # Between two questions, so that a room in which all come back at once is not busy with that alone;
 # and between two to the same member, who answers no more than that.
 _SHORTEST_PACE_S, _LONGEST_PACE_S = 0.05, 0.4
@@ -85,9 +86,10 @@ class _Lack:
     seqs: list[Seqs] = field(default_factory=list)
     denied: list[Seqs] = field(default_factory=list)  # by whom we are asking now
     shown_by: dict[bytes, None] = field(default_factory=dict)  # session_ids, the latest last
-    # room_tag ‖ chain_id of those who told us of it, and up to where they had told before.
+    # chain_id of those who told us of it, and up to where they had told before.
     told_by: dict[bytes, int] = field(default_factory=dict)
     tried: set[bytes] = field(default_factory=set)  # session_ids
+    is_unanswered: bool = False  # by one of those
     due_s: float = math.inf
     is_asked: bool = False  # a question for it is open
     denials: int = 0
@@ -136,11 +138,11 @@ class CatchingUp:
     # ----------------------------------------------------------------- who is there
 
     def heard(self, author: Bundle, head_index: int, now_s: float, *, is_next: bool) -> None:
-        """An ack of a live member: its chain has come so far.
+        """An ack of a live member, after `lack` of what it reports: its chain has come so far.
 
         Args:
-            is_next: it is the one behind the last that came; then it says what the chain gained
-                since that.
+            is_next: it is the one behind the last that came, and we heeded all of it: it says what
+                the chain gained since that.
         """
         told, who = self._told.get(author.chain_id, 0), author.session_id
         if head_index <= told:
@@ -190,22 +192,25 @@ class CatchingUp:
         *,
         within_s: float = 0.0,
         is_sure: bool = False,
-    ) -> None:
+    ) -> bool:
         """A member has entries that we do not have.
 
         Args:
-            by: that member's session_id.
+            by: that live member's session_id.
             within_s: how long they may still come by themselves.
             is_sure: it says that they are for us.
+
+        Returns:
+            whether they will be asked for: not where nobody had anything for us just before.
         """
         if feed not in self._lacks and len(self._lacks) >= _MAX_LACKS:
             self._lacks = {f: lack for f, lack in self._lacks.items() if lack.seqs}
         if feed not in self._lacks and len(self._lacks) >= _MAX_LACKS:
-            return
+            return False
         lack = self._lacks.setdefault(feed, _Lack())
         if now_s < lack.left_alone_until_s and not is_sure:
-            return
-        new = without(seqs, [*lack.seqs, *lack.denied])
+            return False
+        new = _without(seqs, [*lack.seqs, *lack.denied])
         lack.due_s = min(lack.due_s if lack.seqs else math.inf, now_s + within_s)
         if new:
             lack.seqs = (lack.seqs + new)[:_MAX_SEQS]
@@ -214,13 +219,13 @@ class CatchingUp:
         lack.shown_by[by] = None
         if len(lack.shown_by) > _MOST_TRIED:
             del lack.shown_by[next(iter(lack.shown_by))]
+        chain_id = self._roster.live[by].chain_id
+        lack.told_by.setdefault(chain_id, self._told.get(chain_id, 0))
+        return True
 
-    def told(self, author: Bundle, question: Ask, gained: Gained, feeds: Iterable[Feed]) -> None:
-        """An answer of a live member, of which these feeds were new to us."""
+    def told(self, author: Bundle, question: Ask, gained: Gained) -> None:
+        """An answer of a live member, after `lack` of what it lists."""
         chain_id = author.chain_id
-        for feed in feeds:
-            if feed in self._lacks:
-                self._lacks[feed].told_by.setdefault(chain_id, question.since)
         if gained.upto > self._told.get(chain_id, 0):
             self._tell(chain_id, gained.upto)
         if gained.more and gained.upto > question.since:
@@ -241,8 +246,11 @@ class CatchingUp:
                 continue
             is_of_use = True
             seqs = (its.first, last)
-            lack.seqs = without(lack.seqs, [seqs])
-            lack.denied = (lack.denied + self._unheld(feed, seqs))[:_MAX_SEQS]
+            lack.seqs = _without(lack.seqs, [seqs])
+            denied = self._unheld(feed, seqs)
+            lack.denied = (lack.denied + denied)[:_MAX_SEQS]
+            if denied and by in self._roster.live:  # what it told it has taken back
+                lack.told_by.pop(self._roster.live[by].chain_id, None)
             if not lack.seqs and lack.denied:
                 lack.tried.add(by)
                 lack.seqs, lack.denied = lack.denied, []
@@ -276,7 +284,7 @@ class CatchingUp:
             if now_s - asked.asked_s >= _ANSWER_WITHIN_S:
                 self._unanswered(request_id)
                 if isinstance(asked.question, Ask):
-                    self._asks[asked.session_id] = now_s + _ASK_AGAIN_S
+                    self._asks[asked.session_id] = now_s + _TRY_AGAIN_S
         effects: Effects = []
         given_up: list[Feed] = []
         if now_s < self._next_s:
@@ -299,12 +307,15 @@ class CatchingUp:
         for feed, lack in list(self._lacks.items()):
             if lack.is_asked or not lack.seqs or now_s < lack.due_s:
                 continue
-            lack.seqs = [part for seqs in lack.seqs for part in self._unheld(feed, seqs)]
+            lack.seqs = sorted(part for seqs in lack.seqs for part in self._unheld(feed, seqs))
             if not lack.seqs:  # it came by itself
                 del self._lacks[feed]
                 continue
             holders = self._holders(feed, lack)
-            if not holders:
+            if not holders and lack.is_unanswered:
+                lack.tried, lack.is_unanswered = set(), False
+                lack.due_s = now_s + _TRY_AGAIN_S
+            elif not holders:
                 given_up.append(feed)
             elif free := [who for who in holders if who not in busy]:
                 fetches.setdefault(free[0], []).append((feed, lack))
@@ -371,7 +382,7 @@ class CatchingUp:
     def _not_from(self, session_id: bytes, question: Fetch) -> None:
         for its in question.ranges:
             if lack := self._lacks.get((its.tag, its.session_id)):
-                lack.is_asked = False
+                lack.is_asked, lack.is_unanswered = False, True
                 lack.tried.add(session_id)
 
     def _give_up(self, feed: Feed, now_s: float) -> None:
@@ -395,7 +406,7 @@ class CatchingUp:
         return bucket.take(now_s) and self._all_answers.take(now_s)
 
 
-def without(seqs: Iterable[Seqs], known: Iterable[Seqs]) -> list[Seqs]:
+def _without(seqs: Iterable[Seqs], known: Iterable[Seqs]) -> list[Seqs]:
     """What of the first ranges is in none of the others."""
     parts = list(seqs)
     for low, high in known:

@@ -342,8 +342,16 @@ class _Person:
                 if any(seq in there for seq in report.missing):
                     self.fault("acknowledged", f"{what} says that it lacks what is there")
                 if place in writers and len(report.missing) < MAX_MISSING:
-                    stay = writers[place].stay(self.fingerprint, place, report.seq)
-                    if not {*stay} <= there.keys() | {*report.missing}:
+                    stay = {*writers[place].stay(self.fingerprint, place, report.seq)}
+                    # Who got an audience entry without the one before it may take its stay to have
+                    # begun there.
+                    began = (
+                        seq
+                        for seq in stay & there.keys()
+                        if there[seq].kind == EntryKind.AUDIENCE and seq - 1 not in there
+                    )
+                    first = max(began, default=0)
+                    if not {s for s in stay if s >= first} <= there.keys() | {*report.missing}:
                         self.fault("acknowledged", f"{what} does not say all that it lacks")
 
     def stay(self, reader: bytes, place: Place, seq: int) -> range:
@@ -390,8 +398,8 @@ def _check_holes(
 
 
 def _may_give(giver: _Person, reader: _Person, feed: list[Entry], entry: Entry) -> bool:
-    """Whether that member is here, believes the reader's key, has an entry, and everything since the audience that is in
-    force for it, which is how it knows that it may hand it on."""
+    """Whether that member is here, believes the reader's key, has an entry, and everything since
+    the audience that is in force for it, which is how it knows that it may hand it on."""
     if reader.fingerprint in giver.ignored | giver.gives_nothing_to:
         return False
     if giver is reader or not giver.is_here:

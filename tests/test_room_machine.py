@@ -2,7 +2,7 @@
 can: whatever happens, nobody has what was not said, or not said to him, or has it twice, and nobody
 acknowledges what is not there.  When the relay has been honest for long enough, all is well again.
 
-How many rooms are played is in CHAINROOM_ROOMS, and of how many steps in CHAINROOM_STEPS;
+How many rooms are played is in CHAINROOM_PLAYED_ROOMS, and of how many steps in CHAINROOM_STEPS;
 `make torture` plays 10,000 of 50.
 """
 
@@ -213,18 +213,19 @@ class Room(RuleBasedStateMachine):
 
     def check(self, names: set[str]) -> None:
         histories = of_room(self.room.everybody, here=names)
-        check(histories, lacking=self.not_read() if names else None, late=None)
+        check(histories, lacking=not_read(self.room) if names else None, late=None)
 
-    def not_read(self) -> set[tuple[str, bytes]]:
-        """What stands on nobody's chain who doubts its author's key: who, and the entry_id."""
-        return {
-            (reader.name, entry.entry_id)
-            for reader in self.room.running
-            for author in self.room.everybody
-            if keystore(author.name).identity.fingerprint in reader.session._trust.withheld()
-            for entry in author.entries
-            if entry.session_id == author.session_id
-        }
+
+def not_read(room: LyingRelay) -> set[tuple[str, bytes]]:
+    """What stands on nobody's chain who doubts its author's key: who, and the entry_id."""
+    return {
+        (reader.name, entry.entry_id)
+        for reader in room.running
+        for author in room.everybody
+        if keystore(author.name).identity.fingerprint in reader.session._trust.withheld()
+        for entry in author.entries
+        if entry.session_id == author.session_id
+    }
 
 
 def play(rooms: int, steps: int, names: tuple[str, ...] = NAMES) -> None:
@@ -241,7 +242,7 @@ def play(rooms: int, steps: int, names: tuple[str, ...] = NAMES) -> None:
 
 def test_no_relay_makes_a_history_wrong() -> None:
     with each_once():
-        play(int(os.environ.get("CHAINROOM_ROOMS", 40)), 15, NAMES[:4])
+        play(int(os.environ.get("CHAINROOM_PLAYED_ROOMS", 200)), 15, NAMES[:4])
 
 
 @pytest.mark.torture
@@ -249,7 +250,7 @@ def test_no_relay_makes_a_history_wrong() -> None:
 def test_no_relay_makes_a_history_wrong_in_ten_thousand_rooms() -> None:
     """In portions, since Hypothesis keeps all that it drew (0.3 MB a room); the first with all
     arithmetic."""
-    rooms = int(os.environ.get("CHAINROOM_ROOMS", 10_000))
+    rooms = int(os.environ.get("CHAINROOM_PLAYED_ROOMS", 10_000))
     for done in range(0, rooms, PORTION):
         with each_once() if done else nullcontext():
             play(min(PORTION, rooms - done), 50)
@@ -268,6 +269,8 @@ HARMLESS = {
     "refusal of no request",
     "asked too often",  # requests that a slow network brought together
     "duplicate",
+    "handed on, and not for us",  # what stands before it was still on its way
+    "answer to no question",  # it came after the 5 s that it is waited for
 }
 
 
@@ -322,7 +325,7 @@ def honest_talk(seed: int, messages: int) -> int:
     for member in room.running:
         if member not in room.connected:
             room.reconnect(member)
-    for _ in range(20):
+    for _ in range(60):  # so long DESIGN.md section 8 gives them
         while room.arrive(0):
             pass
         room.passes(1)
@@ -331,5 +334,6 @@ def honest_talk(seed: int, messages: int) -> int:
         assert member.alerts == lost
         assert len(lost) <= cuts[member]
         assert set(member.counts) <= HARMLESS, (seed, member.name, member.counts)
-    check(of_room(room.everybody, here={m.name for m in room.running}), late=())
+    here = {member.name for member in room.running}
+    check(of_room(room.everybody, here=here), lacking=not_read(room), late=None)
     return said
