@@ -116,6 +116,8 @@ class _People:
         self._sessions: dict[bytes, list[tuple[int, _Author]]] = defaultdict(list)
         self._peers: dict[bytes, list[tuple[int, bytes]]] = defaultdict(list)  # by a pair's tag
         self._ignored: dict[bytes, list[tuple[int, bool]]] = defaultdict(list)
+        # By fingerprint: what each was called from then on.
+        self._nicks: dict[bytes, list[tuple[int, str]]] = defaultdict(list)
         self._names: dict[tuple[str, bytes], str] = {}  # as `_name` found them
         for index, header, record in records:
             with _of_block(index):
@@ -128,6 +130,9 @@ class _People:
         if event.kind == EventKind.BUNDLE:
             session_id, author = _Author.read(index, event.body)
             self._sessions[session_id].append((index, author))
+        elif event.kind == EventKind.PIN:
+            person, nick = event.body[:32], event.body[32:]
+            self._nicks[person].append((index, nick.decode("utf-8", "replace")))
         elif event.kind in (EventKind.IGNORE, EventKind.UNIGNORE):
             is_ignored = event.kind == EventKind.IGNORE
             self._ignored[event.body].append((index, is_ignored))
@@ -164,7 +169,9 @@ class _People:
     def line(self, said: _Said, *, numbered: bool) -> Line:
         """As it is shown."""
         label = f"[{said.index}] " if numbered else ""
-        label += self._name(said.author.nick, said.author.fingerprint)
+        author = said.author
+        renamed = [change for change in self._nicks[author.fingerprint] if change[0] > author.index]
+        label += self._name(_at(renamed, said.index) or author.nick, author.fingerprint)
         if said.peer is not None:
             label += f" (private to {self._name_of(said.peer)})"
         elif said.is_private:
@@ -175,7 +182,8 @@ class _People:
         """nick#tag, the tag as long as it takes to differ from everybody else with that nick."""
         if (known := self._names.get((nick, fingerprint))) is not None:
             return known
-        namesakes = (author.fingerprint for author in self._authors() if author.nick == nick)
+        namesakes = [author.fingerprint for author in self._authors() if author.nick == nick]
+        namesakes += (f for f, nicks in self._nicks.items() if any(nick == n for _, n in nicks))
         name = self._names[nick, fingerprint] = full_name(nick, fingerprint, namesakes)
         return name
 

@@ -465,6 +465,8 @@ class Session:
             text = f"{called} is now called {name}"
             fields = {"name": name, "before": called, "fingerprint": fingerprint.hex()}
             effects.append(notice(text, "renamed", **fields))
+            if meeting is Meeting.KNOWN:  # else it is pinned anyway
+                effects.append(record(EventKind.PIN, fingerprint + bundle.nick.encode()))
         if meeting is Meeting.NEW and not said:
             self._new_here.append(fingerprint)
         is_joining = said and (before is None or self._trust.doubts(bundle.session_id))
@@ -1252,7 +1254,9 @@ class Session:
         if self._our.nick == before:
             return effects
         text = f"you are {self.our_name} from here on"
-        return [*effects, Named(self._our.nick), notice(text, "you_are", you=self.our_name)]
+        pinned = record(EventKind.PIN, self._our.fingerprint + self._our.nick.encode())
+        named = notice(text, "you_are", you=self.our_name)
+        return [pinned, *effects, Named(self._our.nick), named]
 
     def _announce(self) -> Effects:
         """Our bundle, if the relay has an older one."""

@@ -183,6 +183,15 @@ def test_a_person_of_whom_no_bundle_is_kept_is_named_by_the_tag(book: Book) -> N
     assert book.shown() == [f"{book.alice.name} (private to ?#{tagged}): hello"]
 
 
+def test_who_renames_himself_is_called_so_from_then_on(book: Book) -> None:
+    book.meets(book.bob)
+    book.says(book.bob, "before")
+    book.event(EventKind.PIN, book.bob.fingerprint + b"robert")
+    book.says(book.bob, "after")
+    names = [line.author.partition("#")[0] for line in history(book.chain, 9)]
+    assert names == [book.bob.bundle.nick, "robert"]
+
+
 def test_a_name_is_the_sessions_own_and_a_private_ones_the_latest(book: Book) -> None:
     renamed = Author("bob", "robert")
     book.says(book.bob, "as bob")
