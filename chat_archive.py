@@ -20,7 +20,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 
 from blockchain import Blockchain, StoreUnreadable
 from chat_blocks import Block, BlockType
@@ -178,10 +178,12 @@ class Archive:
                 continue
             for run, first, end in held.entitled(reader):
                 blocks = run.blocks[first - run.first : end - run.first]
-                new = [n for n, block in enumerate(blocks, first) if block > since]
-                if new:
-                    its = Range(tag, session_id, new[0], new[-1])
-                    found.append((min(b for b in blocks if b > since), its))
+                # What stands behind a hole could not be had before that was filled.
+                had_since = [*accumulate(blocks, max)]
+                at = bisect_right(had_since, since)
+                if at < len(had_since):
+                    its = Range(tag, session_id, first + at, end - 1)
+                    found.append((had_since[at], its))
         found.sort()
         upto = found[MAX_RANGES][0] - 1 if len(found) > MAX_RANGES else head
         return Gained(upto, upto < head, tuple(its for _, its in found[:MAX_RANGES]))

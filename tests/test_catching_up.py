@@ -214,6 +214,37 @@ def test_key_that_is_not_accepted_is_handed_on_after_it_is(
     assert knows_bob.texts == carol.texts
 
 
+def test_what_stands_behind_a_hole_is_handed_on_when_that_is_filled(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    alice.types("one")
+    room.passes(5)
+    room.disconnect(carol)
+    kept: list[bytes] = []
+
+    def keep(sender: SimulatedMember | None, receiver: SimulatedMember, data: bytes) -> list[bytes]:
+        if receiver is bob and is_message(data):
+            kept.append(data)
+            return []
+        return [data]
+
+    room.tamper = keep
+    alice.types("two")
+    room.tamper = None
+    alice.types("three")
+    room.crash(alice)
+    room.connect(carol)
+    room.passes(CAUGHT_UP_S)
+    assert carol.texts == ["one"]  # who may read "three" stands before it, for all that bob knows
+    room.connect(alice)
+    room.passes(0.1)
+    bob.hears(*kept)
+    room.crash(alice)
+    room.passes(30)
+    assert bob.texts == ["one", "three", "two"]
+    assert carol.texts == ["one", "two", "three"]
+
+
 @pytest.mark.parametrize("count", [300])
 def test_more_than_one_answer_holds_comes_in_many(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, count: int
