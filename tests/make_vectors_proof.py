@@ -14,6 +14,7 @@ of a bundle's length are not among them (a file of 5 MB; no bundle reaches it).
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import rsa_pool
 from forged_proofs import Case, forged_cases
 from proofs import NOW, PRIVATE, ZEROS, Owner, Parts, Speaker, rechained, resigned
 from simulated_room import LOBBY
@@ -146,6 +148,7 @@ def main() -> None:
     """Writes the file; the program must agree already."""
     cases: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault(rsa_pool.FOLDER, folder)
         for case in (*good(Path(folder)), *attacks(Path(folder)), *forged_cases()):
             report = check_proof(case.data)
             assert report.exit_code == case.exit_code, (case.why, report.problem)
