@@ -23,6 +23,7 @@ from chat_effects import number
 from chat_history import forget, history
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
+    ENTRY_HEAD_BYTES,
     Bundle,
     Entry,
     EntryKind,
@@ -211,6 +212,12 @@ def _record_lines(chain: Blockchain, block: Block) -> list[str]:
         if event.kind == EventKind.BUNDLE:
             bundle = Bundle.parse(event.body, None)
             return [f"who session {bundle.session_id.hex()} is: {bundle.name}"]
+        if event.kind == EventKind.FORK:
+            other = Entry.of_head(event.body[:ENTRY_HEAD_BYTES])
+            author = _sessions(chain, block.index).get(other.session_id)
+            who = "session " + other.session_id.hex() if author is None else author.name
+            place = f"entry {other.seq} of that session"
+            return [f"{who} signed this too: {place}, {other.entry_id.hex()}"]
         return [_decision(event)]
     entry = SignedEntry.parse(record).entry
     author = _sessions(chain, block.index).get(entry.session_id)

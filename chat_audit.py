@@ -63,6 +63,8 @@ class Written:
     entry_id: bytes
     author: Bundle  # the last of its session's that stands before the block
     is_erased: bool = False
+    # Its block is an event's: this is what its author signed beside an entry of another block.
+    is_fork: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Authors:
         return session_id in self._ours
 
     def take(self, block: Block, record: bytes, erased: Block | None = None) -> Written | None:
-        """What a block's record says, in clear, if that is an entry.
+        """What a block's record says, in clear, if that is an entry or the head of one.
 
         Args:
             block: of any type but GENESIS.
@@ -119,55 +121,61 @@ class Authors:
         """
         try:
             if block.type is BlockType.EVENT:
-                self._take_event(block, record)
-                return None
+                return self._take_event(block, record)
             if block.type is BlockType.FORGET:
                 return self._take_kept(record, erased) if record else None
             return self._take_entry(block, record)
         except (WireError, CryptoError) as exc:
             raise Misattributed(str(exc)) from exc
 
-    def _take_event(self, block: Block, record: bytes) -> None:
+    def _take_event(self, block: Block, record: bytes) -> Written | None:
         if H(Label.EVENT, record) != block.entry_id:
             raise Misattributed("the record is not the one that the block names")
         event = Event.parse(record)
+        if event.kind == EventKind.FORK:
+            entry = Entry.of_head(event.body[:-SIGNATURE_BYTES])
+            author = self._author(block, entry, event.body[-SIGNATURE_BYTES:])
+            return Written(block, entry, entry.entry_id, author, is_erased=True, is_fork=True)
         if event.kind != EventKind.BUNDLE:
-            return
+            return None
         bundle = Bundle.parse(event.body, None)
         self._introduced[bundle.session_id].append(Introduced(block.index, bundle))
         if self.is_own(bundle):
             self._ours.add(bundle.session_id)
+        return None
 
     def _take_entry(self, block: Block, record: bytes) -> Written:
         signed = SignedEntry.parse(record)
-        return self._written(block, signed.entry, signed.entry.head, signed.signature)
+        return self._written(block, signed.entry, signed.signature)
 
     def _take_kept(self, record: bytes, erased: Block | None) -> Written:
         """What stays of an entry whose text is erased: head[146] ‖ signature[64]."""
-        head, signature = record[:-SIGNATURE_BYTES], record[-SIGNATURE_BYTES:]
-        entry = Entry.of_head(head)
+        entry, signature = Entry.of_head(record[:-SIGNATURE_BYTES]), record[-SIGNATURE_BYTES:]
         if erased is None or erased.type not in ENTRY_TYPES:
             raise Misattributed("what it says was erased is no message")
-        return self._written(erased, entry, head, signature, is_erased=True)
+        return self._written(erased, entry, signature, is_erased=True)
 
-    def _written(
-        self, block: Block, entry: Entry, head: bytes, signature: bytes, *, is_erased: bool = False
-    ) -> Written:
-        entry_id = H(Label.ENTRY, head)
-        if entry_id != block.entry_id:
-            raise Misattributed("the message is not the one that the block names")
+    def _author(self, block: Block, entry: Entry, signature: bytes) -> Bundle:
+        """Of what that block records."""
         introduced = self.introduced(entry.session_id, block.index)
         if introduced is None:
             raise Misattributed("nothing says whose session wrote it")
-        author = introduced.bundle
-        author.session_key.verify(signature, Label.ENTRY_SIG, head)
+        introduced.bundle.session_key.verify(signature, Label.ENTRY_SIG, entry.head)
+        return introduced.bundle
+
+    def _written(
+        self, block: Block, entry: Entry, signature: bytes, *, is_erased: bool = False
+    ) -> Written:
+        if entry.entry_id != block.entry_id:
+            raise Misattributed("the message is not the one that the block names")
+        author = self._author(block, entry, signature)
         if block.type is not BlockType.RECEIVED:
             if not self.is_own(author):
                 raise Misattributed("it stands there as the owner's own, and is not")
             is_chat = block.type is BlockType.SENT
             if entry.kind != (EntryKind.CHAT if is_chat else EntryKind.AUDIENCE):
                 raise Misattributed("a message of another kind than its block's")
-        return Written(block, entry, entry_id, author, is_erased)
+        return Written(block, entry, entry.entry_id, author, is_erased)
 
 
 # --------------------------------------------------------------------------- witnesses

@@ -31,7 +31,7 @@ __all__ = ["CHECKPOINT_TABLE", "MAX_PAST_BYTES", "Checkpoint", "verify"]
 CHECKPOINT_TABLE = "checkpoint"  # one row, with an empty key
 # 16,000 feeds of a large room take 3 MB.  What is more is left out, and read from the chain again.
 MAX_PAST_BYTES = 8 * 1024 * 1024
-_FORMAT = 2
+_FORMAT = 3
 _WHO = "this profile's own note"  # who holds the head that is in one, as a person is told
 
 
@@ -39,7 +39,7 @@ _WHO = "this profile's own note"  # who holds the head that is in one, as a pers
 class Checkpoint:
     """A chain up to one of its blocks.
 
-    version u8 = 2 ‖ chain_id[16] ‖ index u64 ‖ hash[32] ‖ the block's signature[64] ‖ coins u64 ‖
+    version u8 = 3 ‖ chain_id[16] ‖ index u64 ‖ hash[32] ‖ the block's signature[64] ‖ coins u64 ‖
     count u32 ‖ evidence files: name (u16 length) ‖ size u64 ‖ past, all that is left.
     """
 

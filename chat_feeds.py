@@ -231,7 +231,7 @@ class Arrival(Enum):
 
     NEW = auto()
     DUPLICATE = auto()  # its seq is on our chain already
-    CONTRADICTION = auto()  # its `previous` is not the entry that we have before it
+    FORK = auto()  # it and what is on our chain cannot both be of one feed: its author lies
     NOT_OURS = auto()  # below our first_seq: said before we were in the audience
 
 
@@ -258,12 +258,14 @@ class TheirFeed:
     updated_ms: int = 0
     held: list[Message] = field(default_factory=list)
     audience: bytes = b""  # as last written by the author
-    contradicted: bool = False  # said once
+    is_forked: bool = False  # said, and the proof is on our chain
     said_refused: bool = False
     noted_first_seq: int = 0  # the `first_seq` that the side table has
     ack_number: int = 0  # of its last ack here
     answered_s: float = -math.inf  # when we last answered a key request of its here
     began: int = field(default=0, compare=False)  # seq of the first entry that came to our chain
+    # entry_ids at the edges of what is missing, as the entries beside it show; of this run.
+    _edges: dict[int, bytes] = field(default_factory=dict, compare=False)
     _first_seq: int = 0  # 0: no share yet
     _chains: dict[int, tuple[ReceiverChain, float]] = field(default_factory=dict)  # until, seconds
     _waits: dict[int, _Wait] = field(default_factory=dict)  # by epoch, oldest first
@@ -306,7 +308,7 @@ class TheirFeed:
             self._first_seq = share.first_seq
             if share.first_seq > self.highest + 1:
                 # Nothing between is of this stay, and `previous` is unknown.
-                self._note_gap(self.highest + 1, share.first_seq - 1)
+                self._note_gap(share.first_seq)
                 self.highest, self.last_id = share.first_seq - 1, b""
 
     @property
@@ -420,15 +422,13 @@ class TheirFeed:
     def accept(self, entry: Entry, now_ms: int) -> Arrival:
         """Where an opened entry stands; NEW advances the feed, and notes a gap before it."""
         seq = entry.seq
+        if self._is_fork(entry):
+            return Arrival.FORK
         if seq < self._first_seq:
             return Arrival.NOT_OURS
         if seq <= self.highest:
-            return self._fill(seq)
-        if seq == self.highest + 1:
-            if self.last_id and entry.previous != self.last_id:
-                return Arrival.CONTRADICTION
-        else:
-            self._note_gap(self.highest + 1, seq - 1)
+            return self._fill(entry)
+        self._note_gap(seq, entry.previous)
         self._advance(entry, now_ms)
         return Arrival.NEW
 
@@ -440,6 +440,8 @@ class TheirFeed:
                 stay of ours is not taken, whoever hands it on.
         """
         seq = entry.seq
+        if self._is_fork(entry):
+            return Arrival.FORK
         if entry.kind == EntryKind.AUDIENCE:
             is_ours = reader in audience_items(entry.text)
         else:  # the audience is that of the entry before, if we hold that
@@ -447,18 +449,33 @@ class TheirFeed:
         if not is_ours:
             return Arrival.NOT_OURS
         if seq <= self.highest:
-            return self._fill(seq)
-        if seq == self.highest + 1:
-            if self.last_id and entry.previous != self.last_id:
-                return Arrival.CONTRADICTION
-        elif entry.kind == EntryKind.AUDIENCE:
-            self._note_gap(self.highest + 1, seq - 1)
+            return self._fill(entry)
+        if seq > self.highest + 1:
+            if entry.kind != EntryKind.AUDIENCE:
+                return Arrival.NOT_OURS
+            self._note_gap(seq, entry.previous)
             self._first_seq = max(seq, self._first_seq)
-        else:
-            return Arrival.NOT_OURS
         self._first_seq = self._first_seq or seq
         self._advance(entry, now_ms)
         return Arrival.NEW
+
+    def differs(self, report: FeedReport) -> bool:
+        """Whether who acknowledges this feed has another entry in the place of our last."""
+        is_last = report.seq == self.highest and bool(self.last_id)
+        return is_last and report.entry_id != self.last_id
+
+    def _is_fork(self, entry: Entry) -> bool:
+        """Whether it stands where we have another, or names another than we have before it.
+
+        It is not known of all that we have: of the last, and of what stands beside a gap.  So it
+        is found all the same, since what follows on two stories differs too.
+        """
+        here, before = self._id_at(entry.seq), self._id_at(entry.seq - 1)
+        return here not in (b"", entry.entry_id) or before not in (b"", entry.previous)
+
+    def _id_at(self, seq: int) -> bytes:
+        """Of the entry that stands there, as far as it is known."""
+        return (self.last_id if seq == self.highest else b"") or self._edges.get(seq, b"")
 
     def _holds(self, seq: int) -> bool:
         is_missing = any(low <= seq <= high for low, high in self.missing)
@@ -475,10 +492,9 @@ class TheirFeed:
         """An entry that is on our chain since an earlier run; in the order of the chain, after
         `resume_stay`."""
         if entry.seq <= self.highest:
-            self._fill(entry.seq)
+            self._fill(entry)
             return
-        if entry.seq > self.highest + 1:
-            self._note_gap(self.highest + 1, entry.seq - 1)
+        self._note_gap(entry.seq, entry.previous)
         self._advance(entry, received_ms)
 
     @property
@@ -510,8 +526,20 @@ class TheirFeed:
             if high >= first:
                 yield max(low, first), high
 
-    def _note_gap(self, low: int, high: int) -> None:
+    def _note_gap(self, before: int, named: bytes = b"") -> None:
+        """Between our highest and that seq, if there is one.
+
+        Args:
+            named: the entry_id that stands at its end.
+        """
+        low, high = self.highest + 1, before - 1
+        if low > high:
+            return
         self.missing.append((low, high))
+        self._edges |= {low - 1: self.last_id, high: named}
+        for low, high in self.missing[:-_MAX_GAPS]:
+            self._edges.pop(low - 1, None)
+            self._edges.pop(high, None)
         del self.missing[:-_MAX_GAPS]
 
     def _advance(self, entry: Entry, now_ms: int) -> None:
@@ -520,11 +548,17 @@ class TheirFeed:
         if entry.kind == EntryKind.AUDIENCE:
             self.audience = entry.text
 
-    def _fill(self, seq: int) -> Arrival:
+    def _fill(self, entry: Entry) -> Arrival:
+        seq = entry.seq
         for i, (low, high) in enumerate(self.missing):
             if low <= seq <= high:
                 self.missing[i : i + 1] = [
                     part for part in ((low, seq - 1), (seq + 1, high)) if part[0] <= part[1]
                 ]
+                self._edges |= {seq - 1: entry.previous, seq: entry.entry_id}
+                if seq == low:
+                    del self._edges[seq - 1]
+                if seq == high:
+                    del self._edges[seq]
                 return Arrival.NEW
         return Arrival.DUPLICATE

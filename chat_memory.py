@@ -92,6 +92,11 @@ class Memory:
                 bundle = Bundle.parse(event.body, None)
                 self.recorded[bundle.session_id] = who(bundle)
                 return bundle.session_id
+        if event.kind == EventKind.FORK:
+            with suppress(WireError):
+                entry = Entry.of_head(event.body[:-SIGNATURE_BYTES])
+                if feed := self.feeds.get((entry.tag, entry.session_id)):
+                    feed.is_forked = True
         self.read_decision(event)
         return None
 
@@ -138,7 +143,7 @@ class Memory:
         """
         ours = self._feed(feed.tag, feed.session_id)
         ours.highest, ours.last_id, ours.missing = feed.highest, feed.last_id, list(feed.missing)
-        ours.began = first
+        ours.began, ours.is_forked = first, feed.is_forked
         ours.updated_ms, ours.audience = feed.updated_ms, feed.audience
 
     def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
@@ -240,8 +245,8 @@ class Past:
         verified ‖ count u32 ‖ audiences, each behind a u16 length ‖ count u32 ‖ sessions:
         session_id[16] ‖ who it is (u16 length; empty: not known) ‖ count u32 ‖ feeds: tag[16] ‖ its
         session's number u32 ‖ first seq u64 ‖ highest u64 ‖ entry_id[32] ‖ updated_ms u64 ‖ its
-        audience's number u32 ‖ count u32 ‖ ranges of what is missing from seq 1 on: first and last
-        seq, u64 each.
+        audience's number u32 ‖ forked u8, 1 or 0 ‖ count u32 ‖ ranges of what is missing from seq 1
+        on: first and last seq, u64 each.
         """
         known, sessions = self._all.recorded, {s: number for number, s in enumerate(self._first)}
         audiences: dict[bytes, int] = {}  # most members of a room write the same
@@ -251,7 +256,8 @@ class Past:
             missing = [u64(low) + u64(high) for low, high in feed.missing]
             place = tag + u32(sessions[session_id]) + u64(self._first[session_id][tag])
             reached = u64(feed.highest) + feed.last_id + u64(feed.updated_ms)
-            feeds.append(place + reached + u32(audience) + _counted(missing))
+            told = u32(audience) + u8(feed.is_forked)
+            feeds.append(place + reached + told + _counted(missing))
         return (
             u8(self._forgot)
             + _counted(sorted(self._all.ignored))
@@ -281,13 +287,13 @@ class Past:
         past._first = {session_id: {} for session_id, _ in sessions}
         for _ in range(r.u32()):
             tag, number, first, highest = r.fixed(16), r.u32(), r.u64(), r.u64()
-            last_id, updated_ms, audience = r.fixed(32), r.u64(), r.u32()
+            last_id, updated_ms, audience, is_forked = r.fixed(32), r.u64(), r.u32(), r.u8() > 0
             missing = [(r.u64(), r.u64()) for _ in range(r.u32())]
             if number >= len(sessions) or audience >= len(audiences):
                 raise Malformed("a feed of no session, or without an audience")
             session_id = sessions[number][0]
             feed = TheirFeed(tag, session_id, highest, last_id, missing, updated_ms)
-            feed.audience = audiences[audience]
+            feed.audience, feed.is_forked = audiences[audience], is_forked
             past._all.feeds[tag, session_id] = feed
             past._first[session_id][tag] = first
         r.end()

@@ -994,6 +994,9 @@ class EventKind(IntEnum):
     VERIFIED = 5  # the person compared that key; body: fingerprint[32]
     UNVERIFIED = 6  # and takes it back; body: fingerprint[32]
     ALERT = 7  # what the person was warned of; body: UTF-8 text
+    # What somebody signed beside an entry on this chain that it cannot be of one feed with; body:
+    # head[146] ‖ signature[64]
+    FORK = 8
 
 
 @dataclass(frozen=True)

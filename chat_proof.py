@@ -13,7 +13,7 @@ Specified in docs/CHAIN_FORMAT.md, "Proof files".
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -71,8 +71,8 @@ def make_proof(
     """A proof of this chain as it is; nothing is verified, `check_proof` does that.
 
     All headers and signatures are in it; of the records those that `only` picks, the bundles of
-    their authors, and of the acks that are kept those which say something of what was picked, or
-    the most of the chain.
+    their authors, what these signed in another story beside them (FORK events), and of the acks
+    that are kept those which say something of what was picked, or the most of the chain.
 
     Args:
         chain: with its keys.
@@ -103,6 +103,9 @@ class _Maker:
         self._own: dict[bytes, int] = {}  # by session_id: where an own one is introduced
         self._disclosed: dict[int, bytes] = {}  # records by index
         self._feeds: set[tuple[bytes, bytes]] = set()  # own, disclosed: session_id, tag
+        self._places: set[tuple[bytes, bytes, int]] = set()  # disclosed: session_id, tag, seq
+        # FORK events: index, record, and what the record holds.
+        self._forks: list[tuple[int, bytes, Entry]] = []
         self._evidence: list[Evidence] = []
 
     def data(self) -> bytes:
@@ -112,6 +115,7 @@ class _Maker:
                 self._take(block, record)
             except (WireError, Misattributed) as exc:
                 raise StoreUnreadable(f"block {block.index} proves nothing: {exc}") from exc
+        self._choose_forks()
         self._choose_evidence()
         return self._signed()
 
@@ -126,9 +130,12 @@ class _Maker:
 
     def _take_event(self, block: Block, record: bytes) -> None:
         event = Event.parse(record)
-        if event.kind != EventKind.BUNDLE:
+        if event.kind not in (EventKind.BUNDLE, EventKind.FORK):
             return
-        self._authors.take(block, record)
+        fork = self._authors.take(block, record)
+        if fork is not None:
+            self._forks.append((block.index, record, fork.entry))
+            return
         bundle = Bundle.parse(event.body, None)
         self._bundles[block.index] = record
         if self._authors.is_own(bundle):
@@ -142,8 +149,18 @@ class _Maker:
         if introduced is not None and self._only(block, signed):
             self._disclosed[index] = record
             self._disclose_bundle(introduced.index)
+            self._places.add((session_id, signed.entry.tag, signed.entry.seq))
             if self._authors.is_own(introduced.bundle):
                 self._feeds.add((session_id, signed.entry.tag))
+
+    def _choose_forks(self) -> None:
+        """Those that say something beside what is disclosed."""
+        for index, record, entry in self._forks:
+            introduced = self._authors.introduced(entry.session_id, index)
+            beside = {(entry.session_id, entry.tag, entry.seq + step) for step in (-1, 0, 1)}
+            if introduced is not None and not beside.isdisjoint(self._places):
+                self._disclosed[index] = record
+                self._disclose_bundle(introduced.index)
 
     def _disclose_bundle(self, index: int) -> None:
         self._disclosed[index] = self._bundles[index]
@@ -292,6 +309,7 @@ class _Check:
         self._erased: set[int] = set()
         self._entries: dict[bytes, int] = {}  # entry_id → index of its first block
         self._written: dict[bytes, Written] = {}  # disclosed, by entry_id
+        self._beside: list[Written] = []  # and what their authors signed in another story
         self._held: dict[bytes, _Held] = {}  # by fingerprint
         self._last_hash = b""
 
@@ -397,6 +415,9 @@ class _Check:
                 written = self._authors.take(block, record, erased)
             except Misattributed as exc:
                 raise _Failed(f"the record of block {index} does not hold: {exc}") from exc
+            if written is not None and written.is_fork:
+                self._beside.append(written)
+                continue
             if written is None or self._entries[written.entry_id] != written.block.index:
                 continue  # no entry, or one that was received before
             # A text counts before what is left of it.
@@ -571,11 +592,19 @@ class _Check:
         return sum(max(found) - min(found) + 1 - len(found) for found in seqs.values())
 
     def _forks(self) -> tuple[Who, ...]:
-        places = Counter(_place(written) for written in self._written.values())
+        """Who signed two stories: that two entries stand in one place, be it that one of them is
+        only named as the one before the next."""
+        stories = [*self._written.values(), *self._beside]
+        places: dict[tuple[_Feed, int], set[bytes]] = defaultdict(set)  # entry_ids
+        for written in stories:
+            feed, seq = _place(written)
+            places[feed, seq].add(written.entry_id)
+            places[feed, seq - 1].add(written.entry.previous)
         forked = {
             Who(written.author.fingerprint, written.author.nick)
-            for written in self._written.values()
-            if places[_place(written)] > 1
+            for written in stories
+            for feed, seq in (_place(written),)
+            if len(places[feed, seq]) > 1 or len(places[feed, seq - 1]) > 1
         }
         return tuple(sorted(forked, key=lambda who: (who.nick, who.fingerprint)))
 

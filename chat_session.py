@@ -45,7 +45,7 @@ from chat_effects import (
     number,
 )
 from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
-from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MAX_FEEDS, MEMBERS_TABLE, Memory, who
+from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MAX_FEEDS, MEMBERS_TABLE, Memory, kept_of, who
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     Ack,
@@ -656,8 +656,8 @@ class Session:
                 return self._dropped("duplicate")
             case Arrival.NOT_OURS:
                 return self._dropped("before our time")
-            case Arrival.CONTRADICTION:
-                return self._contradicted(feed, author)
+            case Arrival.FORK:
+                return self._forked(signed, feed, author)
         peer = None if message.tag == self._room.tag else author.fingerprint
         effects = self._keep(signed, feed, author, peer)
         conversation = self._conversation(message.tag, peer)
@@ -681,14 +681,21 @@ class Session:
             effects.append(notice(f"{name} sent something of kind {entry.kind}; kept, not shown"))
         return effects
 
-    def _contradicted(self, feed: TheirFeed, author: Bundle) -> Effects:
-        self.counts["contradiction"] += 1
-        if feed.contradicted:
+    def _forked(self, signed: SignedEntry, feed: TheirFeed, author: Bundle) -> Effects:
+        """An entry that its author signed and that cannot stand beside what is on our chain: not
+        shown and not handed on; its head is kept, which with the other's convinces anybody."""
+        self.counts["fork"] += 1
+        if feed.is_forked:
             return []
-        feed.contradicted = True
+        feed.is_forked = True
         name = self._roster.name(author.fingerprint)
-        text = f"{name} contradicts what {name} said before; not shown, not kept"
-        return [alert(text, "contradiction", name=name)]
+        text = (
+            f"FORK: {name} signed two different messages in one place; both are kept as proof: "
+            f"export --format proof FILE"
+        )
+        fields: dict[str, Field] = {"name": name, "fingerprint": author.fingerprint.hex()}
+        proof = record(EventKind.FORK, kept_of(signed.serialize()))
+        return [*self._record_bundle(author), proof, alert(text, "fork", **fields)]
 
     def _keep(
         self, signed: SignedEntry, feed: TheirFeed, author: Bundle, peer: bytes | None
@@ -831,6 +838,8 @@ class Session:
             return True
         if feed is None and not is_live:
             return False
+        if feed is not None and feed.differs(report) and not feed.is_forked:
+            self._catching_up.dispute((tag, session_id), report.seq, acker.session_id)
         if feed is not None and feed.highest >= report.seq and not feed.missing_count():
             return True
         # What the acker lacks too: no hole of its own is then in the answer of whoever is asked.
@@ -948,8 +957,8 @@ class Session:
                 raise Dropped("duplicate")
             case Arrival.NOT_OURS:
                 raise Dropped("handed on, and not for us")
-            case Arrival.CONTRADICTION:
-                return effects + self._contradicted(feed, author)
+            case Arrival.FORK:
+                return effects + self._forked(signed, feed, author)
         peer = None if entry.tag == self._room.tag else person
         effects += self._keep(signed, feed, author, peer)
         if entry.kind == EntryKind.CHAT and person not in self._people.ignored:

@@ -129,6 +129,7 @@ class CatchingUp:
         self._following: set[bytes] = set()
         self._asks: dict[bytes, float] = {}  # by session_id: when it is to be asked
         self._lacks: dict[Feed, _Lack] = {}
+        self._disputed: dict[bytes, Range] = {}  # by session_id: what it has, and we have another
         self._open: dict[bytes, _Open] = {}  # by request_id
         self._next_s = -math.inf
         self._next_to: dict[bytes, float] = {}  # by session_id
@@ -158,6 +159,7 @@ class CatchingUp:
         for session_id in list(session_ids):
             self._following.discard(session_id)
             self._asks.pop(session_id, None)
+            self._disputed.pop(session_id, None)
             self._answers.pop(session_id, None)
             self._next_to.pop(session_id, None)
             for request_id, asked in list(self._open.items()):
@@ -223,6 +225,11 @@ class CatchingUp:
         lack.told_by.setdefault(chain_id, self._told.get(chain_id, 0))
         return True
 
+    def dispute(self, feed: Feed, seq: int, by: bytes) -> None:
+        """A live member says that it has another entry in the place of one of ours: it is asked
+        for that, once."""
+        self._disputed[by] = Range(*feed, seq, seq)
+
     def told(self, author: Bundle, question: Ask, gained: Gained) -> None:
         """An answer of a live member, after `lack` of what it lists."""
         chain_id = author.chain_id
@@ -239,7 +246,7 @@ class CatchingUp:
         for its, last in zip(question.ranges, done, strict=True):
             feed = (its.tag, its.session_id)
             lack = self._lacks.get(feed)
-            if lack is None:
+            if lack is None or not lack.is_asked:  # it was about a dispute
                 continue
             lack.is_asked = False
             if last < its.first:
@@ -328,6 +335,8 @@ class CatchingUp:
                     ranges += [Range(*feed, *seqs) for seqs in lack.seqs]
                     lack.is_asked = True
             yield who, Fetch(tuple(ranges))
+        if who := next((who for who in self._disputed if who not in busy), b""):
+            yield who, Fetch((self._disputed.pop(who),))
         asks = [who for who, at_s in self._asks.items() if now_s >= at_s and who not in busy]
         if asks:
             who = asks[int.from_bytes(random_bytes(4), "big") % len(asks)]
@@ -381,7 +390,8 @@ class CatchingUp:
 
     def _not_from(self, session_id: bytes, question: Fetch) -> None:
         for its in question.ranges:
-            if lack := self._lacks.get((its.tag, its.session_id)):
+            lack = self._lacks.get((its.tag, its.session_id))
+            if lack is not None and lack.is_asked:
                 lack.is_asked, lack.is_unanswered = False, True
                 lack.tried.add(session_id)
 

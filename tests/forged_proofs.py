@@ -767,6 +767,7 @@ def harmless() -> Iterator[Case]:
     yield from counts()
     hi = entry(bob, "h")
     yield from repeated()
+    yield from forks()
     chain = ForgedChain(bundle(bob))
     index = chain.keeps(RECEIVED, hi, shown=False)
     chain.add(EVENT, refers_to=index)
@@ -787,7 +788,8 @@ def harmless() -> Iterator[Case]:
 def repeated() -> Iterator[Case]:
     """An entry that was received again: where it stands first it counts."""
     alice, bob = person("alice"), person("bob")
-    first, second = entry(bob, "hi"), entry(bob, "ho", 2)
+    first = entry(bob, "hi")
+    second = entry(bob, "ho", 2, previous=entry_id(first))
 
     def twice(*shown: bool) -> ForgedChain:
         chain = ForgedChain(bundle(bob))
@@ -811,6 +813,54 @@ def repeated() -> Iterator[Case]:
     chain.keeps(RECEIVED, said)
     chain.states(bundle(bob), chain.ack(bob, chain.report(said, 1)))
     yield Case("a message of the owner's that he received as well", chain.file(), 0)
+
+
+def forks() -> Iterator[Case]:
+    """Two stories: the head of one in an event, beside the entry of the other."""
+    bob, carol = person("bob"), person("carol")
+    hi = entry(bob, "hi")
+    ho = entry(bob, "ho", 2, previous=entry_id(hi))
+
+    def beside(other: bytes, *shown: bytes, hidden: tuple[bytes, ...] = ()) -> bytes:
+        chain = ForgedChain(bundle(bob))
+        for record in (*shown, *hidden):
+            chain.keeps(RECEIVED, record, shown=record in shown)
+        chain.happens(8, kept(other))
+        return chain.file()
+
+    another = entry(bob, "another", 2)
+    yield Case("a story in the place of another", beside(entry(bob, "no"), hi), 0)
+    yield Case("a story that names another one before it", beside(another, hi), 0)
+    yield Case("a story behind which another was named", beside(entry(bob, "no"), ho), 0)
+    yield Case("a story with what fits before it", beside(ho, hi), 0)
+    yield Case("a story far from all that is disclosed", beside(entry(bob, "no", 9), hi, ho), 0)
+    yield Case("two stories of which one is a hash", beside(entry(bob, "no"), hidden=(hi,)), 0)
+    yield Case("a story in another conversation", beside(entry(bob, "no", tag=PRIVATE), hi), 0)
+    chain = ForgedChain(bundle(bob))
+    chain.keeps(RECEIVED, hi)
+    chain.forgets(2, kept(hi))
+    chain.happens(8, kept(entry(bob, "no")))
+    del chain.records[2]
+    yield Case("a story in the place of one that is erased", chain.file(), 0)
+    chain = ForgedChain(bundle(bob))
+    chain.keeps(RECEIVED, hi)
+    chain.meets(bundle(carol, session=bob.session_id))
+    chain.happens(8, kept(entry(replaced_session(carol, bob), "boo")))
+    yield Case("a story of who claims a session is not of who had it", chain.file(), 0)
+    no = kept(entry(bob, "no"))
+    for why, body in {
+        "that its author did not sign": no[:-64] + kept(hi)[-64:],
+        "that is cut": no[:-1],
+        "with a byte behind it": no + b"\0",
+        "with its text": entry(bob, "no"),
+        "of version 2": kept(of_version_2(bob)),
+        "of seq 0": kept(entry(bob, "no", 0)),
+        "of nobody": kept(entry(carol, "no")),
+    }.items():
+        chain = ForgedChain(bundle(bob))
+        chain.keeps(RECEIVED, hi)
+        chain.happens(8, body)
+        yield Case(f"a story {why}", chain.file())
 
 
 def counts() -> Iterator[Case]:

@@ -216,6 +216,9 @@ Sessions = dict[bytes, list[tuple[int, tuple[bytes, ...]]]]
 def _is_event(idx: int, record: bytes, entry_id: bytes, sessions: Sessions) -> bool:
     if tagged("event", record) != entry_id:
         return False
+    if record[16] == 8:
+        head, signature = record[17:-64], record[-64:]
+        return len(head) == 146 and _signer(idx, head, signature, sessions) is not None
     if record[16] != 1:
         return True
     # version, tag, SPKI, nick, session_id, SSK, SEK's number, SEK, chain_id, CSK, proof, signature
@@ -243,15 +246,22 @@ def _is_written(
 ) -> bool:
     if len(head) != 146 or tagged("entry", head) != block.entry_id:
         return False
-    before = [who for idx, who in sessions.get(head[18:34], []) if idx < block.number]
-    if not before:
-        return False
-    identity, ssk, chain_id, csk = before[-1]
-    if not _fits(Ed25519PublicKey.from_public_bytes(ssk), signature, "entry sig", head):
-        return False
-    if block.type == RECEIVED:
-        return True
+    signer = _signer(block.number, head, signature, sessions)
+    if signer is None or block.type == RECEIVED:
+        return signer is not None
+    identity, _, chain_id, csk = signer
     return (chain_id, identity, csk) == owner and head[1] == (1 if block.type == SENT else 2)
+
+
+def _signer(
+    number: int, head: bytes, signature: bytes, sessions: Sessions
+) -> tuple[bytes, ...] | None:
+    """Whose the session was at that block, if its key signed."""
+    before = [who for idx, who in sessions.get(head[18:34], []) if idx < number]
+    if not before:
+        return None
+    key = Ed25519PublicKey.from_public_bytes(before[-1][1])
+    return before[-1] if _fits(key, signature, "entry sig", head) else None
 
 
 def _in_place(database: sqlite3.Connection) -> tuple[list[Row], str]:
@@ -531,7 +541,8 @@ class Chains:
         chain.add(entry(2, BOB, 1, b"".join(people))).add(entry(1, BOB, 2, b"x" * 16_384))
         chain.add(event(2, BOB.fingerprint)).add(event(3, BOB.fingerprint))
         chain.add(event(4, BOB.fingerprint + b"bob")).add(event(5, BOB.fingerprint))
-        return chain.add(event(6, BOB.fingerprint)).add(event(7, b"KEY CHANGED"))
+        chain.add(event(6, BOB.fingerprint)).add(event(7, b"KEY CHANGED"))
+        return chain.add(event(8, kept(entry(1, BOB, 2, b"another story"))))
 
 
 CHAINS = Chains()
@@ -775,6 +786,8 @@ def misattributed() -> list[Case]:
     as_bob.session_id, as_alice.session_id = BOB.session_id, ALICE.session_id
     claims = [event(1, bundle(who, ALICE.spki, bytes(16))) for who in (as_bob, as_alice)]
     ignore = event(2, BOB.fingerprint)
+    again_said = entry(1, BOB, 1, b"another story")
+    unsigned = event(8, kept(again_said)[:-64] + kept(theirs)[-64:])
 
     def case(verdict: str, why: str, *records: Record, forgets: Record | None = None) -> Case:
         chain = Chain("deep")
@@ -793,6 +806,9 @@ def misattributed() -> list[Case]:
     return [
         case("OK", "each by its author", audience, hello, theirs, ignore, again_whole()),
         case("OK", "an erased text by its author", theirs, forgets=theirs),
+        case("OK", "another story by its author", theirs, event(8, kept(again_said))),
+        case("BADAUTHOR@4", "another story that its author did not sign", theirs, unsigned),
+        case("BADAUTHOR@3", "another story that is none", event(8, kept(again_said)[:-1])),
         case("OK", "of an erased text nothing is kept"),
         case("BADAUTHOR@3", "an entry that another session signed", named),
         case("BADAUTHOR@3", "another text than the one signed", other_text),

@@ -341,6 +341,7 @@ def checked(data: bytes) -> Result:
     own_sessions: set[bytes] = set()
     disclosed: dict[int, Entry] = {}
     authors: dict[int, Bundle] = {}  # of what is disclosed
+    stories: list[tuple[Bundle, Entry, bytes]] = []  # that with its entry_id, and of other stories
 
     def is_own(bundle: Bundle) -> bool:
         return (bundle.identity, bundle.csk, bundle.chain_id) == (spki, csk, chain_id)
@@ -348,13 +349,17 @@ def checked(data: bytes) -> Result:
     def feed_of(i: int) -> Feed:
         return authors[i].identity, disclosed[i].session, disclosed[i].tag
 
+    def author_of(i: int, entry: Entry, head: bytes, signature: bytes) -> Bundle:
+        """Whose bundle goes with what block i records."""
+        goes_with = [bundle for at, bundle in known[entry.session] if at < i]
+        must(bool(goes_with), f"block {i}: no bundle of its author")
+        signed.ed25519(goes_with[-1].ssk, "entry sig", head, signature)
+        return goes_with[-1]
+
     def disclose(i: int, head: bytes, body: tuple[bytes, bytes] | None, signature: bytes) -> None:
         entry = entry_of(head, body)
         must(H("entry", head) == blocks[i].entry_id, f"block {i}: another entry")
-        goes_with = [bundle for at, bundle in known[entry.session] if at < i]
-        must(bool(goes_with), f"block {i}: no bundle of its author")
-        bundle = goes_with[-1]
-        signed.ed25519(bundle.ssk, "entry sig", head, signature)
+        bundle = author_of(i, entry, head, signature)
         if blocks[i].type != RECEIVED:
             must(is_own(bundle), f"block {i}: the owner's, by somebody else")
             must(entry.kind == (CHAT if blocks[i].type == SENT else AUDIENCE), f"block {i}: kind")
@@ -374,6 +379,11 @@ def checked(data: bytes) -> Result:
                 known[bundle.session].append((i, bundle))
                 if is_own(bundle):
                     own_sessions.add(bundle.session)
+            elif kind == 8:
+                must(len(body) == 210, f"block {i}: the length of what it holds")
+                other = entry_of(body[:146], None)
+                bundle = author_of(i, other, body[:146], body[146:])
+                stories.append((bundle, other, H("entry", body[:146])))
         elif block.type == FORGET:
             if record:
                 head, signature = read.take(146), read.take(64)
@@ -390,7 +400,7 @@ def checked(data: bytes) -> Result:
     # What is asked of feeds below and in 9.4: how many messages lead to each disclosed entry one by
     # one, that one too; and which seqs a feed has.
     chains: dict[int, int] = {}
-    seqs: dict[Feed, Counter[int]] = defaultdict(Counter)
+    seqs: dict[Feed, set[int]] = defaultdict(set)
     late: set[int] = set()
     for i, entry in sorted(disclosed.items()):
         before_it = by_id.get(entry.previous, i)
@@ -399,7 +409,8 @@ def checked(data: bytes) -> Result:
         is_next = before_it < i and earlier and earlier.seq == entry.seq - 1
         count = chains[before_it] if is_next and feed_of(before_it) == feed else 0
         chains[i] = count + (entry.kind == CHAT)
-        seqs[feed][entry.seq] += 1
+        seqs[feed].add(entry.seq)
+        stories.append((authors[i], entry, blocks[i].entry_id))
         named = (by_id.get(name, i) for name in (entry.previous, entry.seen))
         late |= {at for at in named if at > i}
 
@@ -480,12 +491,21 @@ def checked(data: bytes) -> Result:
             place = (shown.session, shown.tag)
             message = Message(i, *who, said, is_private, *times, shown.seq, *place)
             result.messages.append(message)
-        if seqs[feed_of(i)][shown.seq] > 1 and who not in result.forks:
-            result.forks.append(who)
     for identity, of_person in heads.items():
         index, name = max(of_person, key=lambda one: one[0])  # the first of them
         total = sum(signed_for[identity].values())
         result.witnesses.append(Witness(name, fingerprint(identity), index, total))
+    places: dict[tuple[bytes, bytes, bytes, int], set[bytes]] = defaultdict(set)
+    for author, entry, its_id in stories:
+        feed = (author.identity, entry.session, entry.tag)
+        places[(*feed, entry.seq)].add(its_id)
+        places[(*feed, entry.seq - 1)].add(entry.previous)
+    for author, entry, _ in stories:
+        feed = (author.identity, entry.session, entry.tag)
+        who = (author.nick, fingerprint(author.identity))
+        two = any(len(places[(*feed, seq)]) > 1 for seq in (entry.seq - 1, entry.seq))
+        if two and who not in result.forks:
+            result.forks.append(who)
     texts = {i for i, entry in disclosed.items() if entry.text is not None}
     erased = {b.refers_to for i, b in enumerate(blocks) if b.type == FORGET and b.refers_to < i}
     erased = {i for i in by_id.values() if i in erased - texts and blocks[i].type != CONTROL}

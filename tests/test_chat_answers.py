@@ -26,6 +26,7 @@ from chat_answers import (
     wallet_line,
     write_new,
 )
+from chat_memory import kept_of
 from chat_messages import Event, EventKind
 from chat_proof import check_proof
 from chat_terminal import Kind, Line
@@ -169,7 +170,7 @@ def test_chain_that_was_tampered_with_is_an_alert(book: Book) -> None:
 
 
 def test_every_block_can_be_shown_in_full(book: Book) -> None:
-    bob = book.bob.fingerprint
+    bob, other = book.bob.fingerprint, book.bob.entry("another", seq=1)
     for kind, body in (
         (EventKind.IGNORE, bob),
         (EventKind.UNIGNORE, bob),
@@ -178,6 +179,7 @@ def test_every_block_can_be_shown_in_full(book: Book) -> None:
         (EventKind.UNVERIFIED, bob),
         (EventKind.ALERT, b"KEY CHANGED: ..."),
         (200, b"\xff"),
+        (EventKind.FORK, kept_of(other.serialize())),
     ):
         event = Event(kind, body)
         book.alice.append(BlockType.EVENT, event.serialize(), event.event_id)
@@ -195,6 +197,7 @@ def test_every_block_can_be_shown_in_full(book: Book) -> None:
         13: [f"you took back that you verified {bob.hex()}"],
         14: ["you were warned: KEY CHANGED: ..."],
         15: ["event of kind 200: ff"],
+        16: [f"{name(book.bob)} signed this too: entry 1 of", other.entry.entry_id.hex()],
     }
     for index, parts in expected.items():
         block = book.chain.block(index)
@@ -202,8 +205,8 @@ def test_every_block_can_be_shown_in_full(book: Book) -> None:
         said = "\n".join(texts(block_lines(book.chain, str(index))))
         for part in [f"block {index}: ", block.calculate_hash().hex(), *parts]:
             assert part in said, (index, part)
-    with pytest.raises(Unanswered, match="there is no block 16: your chain ends at 15"):
-        block_lines(book.chain, "16")
+    with pytest.raises(Unanswered, match="there is no block 17: your chain ends at 16"):
+        block_lines(book.chain, "17")
 
 
 def test_a_block_is_named_by_who_its_session_was_then_whoever_claims_it_later(book: Book) -> None:

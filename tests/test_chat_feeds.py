@@ -661,11 +661,41 @@ def test_entry_on_the_chain_already_is_a_duplicate() -> None:
     assert [feed.accept(e, MS) for e in entries] == [Arrival.DUPLICATE] * 2
 
 
-def test_entry_that_does_not_follow_the_last_contradicts_it() -> None:
+def test_entry_that_does_not_follow_the_last_is_a_fork() -> None:
     entries, feed = linked(3), TheirFeed(TAG, ALICE)
     feed.accept(entries[0], MS)
-    assert feed.accept(entry(2, previous=b"\1" * 32), MS) is Arrival.CONTRADICTION
+    assert feed.accept(entry(2, previous=b"\1" * 32), MS) is Arrival.FORK
     assert feed.accept(entries[1], MS) is Arrival.NEW  # nothing moved
+
+
+def test_another_entry_in_the_place_of_the_last_is_a_fork() -> None:
+    entries, feed = linked(2), TheirFeed(TAG, ALICE)
+    for each in entries:
+        feed.accept(each, MS)
+    other = replace(entries[1], salt=b"another salt 16b")
+    assert feed.accept(other, MS) is Arrival.FORK
+    assert feed.accept_late(other, ALICE, MS) is Arrival.FORK
+    report = feed.report()
+    assert not feed.differs(report)
+    assert feed.differs(replace(report, entry_id=other.entry_id))
+    assert not feed.differs(replace(report, seq=1, entry_id=entries[0].entry_id))
+
+
+@pytest.mark.parametrize("first", [2, 3, 4])
+def test_entry_in_a_gap_that_does_not_fit_what_stands_beside_it_is_a_fork(first: int) -> None:
+    """Seqs 2 to 4 are missing; whichever comes first, what lies comes to nothing."""
+    entries, feed = linked(5), TheirFeed(TAG, ALICE)
+    feed.accept(entries[0], MS)
+    feed.accept(entries[4], MS)
+    assert feed.accept(entry(2, previous=b"\1" * 32), MS) is Arrival.FORK
+    assert feed.accept(replace(entries[3], seen=b"\1" * 32), MS) is Arrival.FORK
+    feed.accept(entries[first - 1], MS)
+    for seq in {2, 3, 4} - {first}:
+        if first in (seq - 1, seq + 1):
+            assert feed.accept(entry(seq, previous=b"\1" * 32), MS) is Arrival.FORK
+    for each in entries:
+        feed.accept(each, MS)
+    assert (feed.missing, feed._edges) == ([], {})
 
 
 def test_report_names_the_first_64_that_are_missing() -> None:
@@ -734,12 +764,14 @@ def test_entry_from_before_the_stay_is_not_ours() -> None:
 
 def test_gaps_that_an_author_opens_are_bounded_and_the_oldest_given_up() -> None:
     feed = TheirFeed(TAG, ALICE)
+    entries = linked(2060)
     for seq in range(2, 2 * 1030, 2):
-        feed.accept(entry(seq), MS)
+        feed.accept(entries[seq - 1], MS)
     assert len(feed.missing) == 1024
     assert feed.missing[-1] == (2057, 2057)
-    assert feed.accept(entry(1), MS) is Arrival.DUPLICATE
-    assert feed.accept(entry(2057), MS) is Arrival.NEW
+    assert len(feed._edges) <= 2 * 1024
+    assert feed.accept(entries[0], MS) is Arrival.DUPLICATE
+    assert feed.accept(entries[2056], MS) is Arrival.NEW
 
 
 @given(st.permutations(range(1, 9)), st.lists(st.integers(1, 8), max_size=8))

@@ -94,6 +94,14 @@ class Story:
         event = Event(EventKind.PIN, bytes((number,)) * 32 + nick.encode())
         self.tell(lambda teller: teller.read_event(event))
 
+    def fork(self, number: int, which: int) -> None:
+        """Another entry is found in the place of the first."""
+        if (number, TAGS[which]) not in self.said:
+            return
+        signed = entry(number, 1, TAGS[which], b"another").sign(session(number)[0])
+        event = Event(EventKind.FORK, kept_of(signed.serialize()))
+        self.tell(lambda teller: teller.read_event(event))
+
     def ignore(self, number: int, kind: EventKind) -> None:
         event = Event(kind, bytes((number,)) * 32)
         self.tell(lambda teller: teller.read_event(event))
@@ -118,7 +126,8 @@ def stories(draw: st.DrawFn) -> Story:
     story = Story()
     for _ in range(draw(st.integers(0, 14))):
         number = draw(st.integers(0, SESSIONS - 1))
-        match draw(st.sampled_from(("say", "say", "say", "say", "wait", "meet", "ignore", "pin"))):
+        steps = ("say", "say", "say", "say", "wait", "meet", "ignore", "pin", "fork")
+        match draw(st.sampled_from(steps)):
             case "say":
                 step = draw(st.sampled_from((1, 1, 1, 2, 4, -1, -2)))
                 text = draw(st.sampled_from((b"hello", b"a" * 16)))
@@ -127,6 +136,8 @@ def stories(draw: st.DrawFn) -> Story:
                 story.wait(draw(st.sampled_from((1, 20, 29, 31))))
             case "meet":
                 story.meet(number)
+            case "fork":
+                story.fork(number, draw(st.integers(0, 1)))
             case "pin":
                 story.pin(number, draw(st.sampled_from(("bob", "zoë", "b" * 32))))
             case _:
@@ -215,6 +226,18 @@ def test_a_session_that_is_introduced_again_begins_anew_as_it_did_for_who_introd
     feed = past.memory({key: u64(8)}).feeds[LOBBY.tag, session_id]
     assert (feed.highest, feed.report().missing) == (9, (8,))
     assert past.memory({}).feeds[LOBBY.tag, session_id].report().missing == ()
+
+
+def test_who_told_two_stories_is_remembered_by_the_feed_alone() -> None:
+    story = Story()
+    for which in (0, 1):
+        story.say(0, which, 1, b"hello")
+    story.fork(0, 1)
+    past = Past.parse(story.past().serialize())
+    memory, session_id = past.memory({}), session(0)[1].session_id
+    assert [memory.feeds[tag, session_id].is_forked for tag in TAGS] == [False, True]
+    past.read_event(Event(EventKind.FORK, b"no head"))
+    assert past.serialize() == story.past().serialize()
 
 
 def test_the_feeds_of_a_memory_are_its_own() -> None:

@@ -26,12 +26,14 @@ from simulated_room import (
     SimulatedMember,
     SimulatedRoom,
     Tamper,
+    events,
     is_message,
     keystore,
     payload_of,
     recall,
     session_keys,
 )
+from simulated_room import tag as tag_behind
 
 import chat_acks
 import chat_memory
@@ -82,6 +84,7 @@ from chat_wire import (
     FrameType,
     Hello,
     Join,
+    Label,
     LeaveReason,
     Ping,
     Pong,
@@ -802,17 +805,22 @@ def test_entry_of_an_unknown_kind_is_kept_confirmed_and_named(
     assert bob.payloads(Ack)[-1].feeds[0].entry_id == entry.entry_id
 
 
-def test_author_who_contradicts_himself_is_said_once_and_not_kept(
+def test_author_who_tells_two_stories_is_said_once_and_the_proof_is_kept(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
     alice.types("hello")
     feed = alice.session._room_conversation.ours
     feed.ids[-1] = bytes(32)  # as if something else had been said before
-    say_entry(alice, EntryKind.CHAT, b"another story")
+    told = say_entry(alice, EntryKind.CHAT, b"another story")
     say_entry(alice, EntryKind.CHAT, b"and another", seq=3)
-    assert (bob.texts, bob.counts) == (["hello"], {"contradiction": 2})
-    assert len(bob.alerts) == 1
-    assert "contradicts what" in bob.alerts[0]
+    assert (bob.texts, bob.counts) == (["hello"], {"fork": 2})
+    name = f"alice#{tag_behind('alice')}"
+    forked = f"FORK: {name} signed two different messages in one place; both are kept as proof: "
+    assert bob.alerts == [forked + "export --format proof FILE"]
+    (proof,) = events(bob, EventKind.FORK)
+    assert proof[:-64] == told.head
+    author = bob.session._roster.live[alice.session_id]
+    author.session_key.verify(proof[-64:], Label.ENTRY_SIG, told.head)
 
 
 # --------------------------------------------------------------------------- keys

@@ -741,7 +741,15 @@ def test_a_member_who_lies_or_is_no_other_than_oneself_is_said(
         bob.shows(r"mallory#\w{4}: one thing")
         mallory.session._room_conversation.ours.ids[-1] = bytes(32)
         mallory.types("another")
-        bob.err.wait_for(r"^!! mallory#\w{4} contradicts what mallory#\w{4} said before; not shown")
+        bob.err.wait_for(
+            r"^!! FORK: mallory#\w{4} signed two different messages in one place; both"
+        )
+        proof = tmp_path / "two stories.proof"
+        bob.types(f"/export {proof}")
+        bob.err.wait_for("^-- .*two stories.proof")
+        told = run(tmp_path, "verify", str(proof))
+        assert told.returncode == 0
+        assert "two different messages under one number were signed by mallory#" in told.stdout
         mallory.acks(head(b"b" * 32), in_s=10.0)
         bob.err.wait_for(r"^!! mallory#\w{4}'s chain was rewritten: mallory#\w{4} signed two .* 5;")
         assert "another" not in bob.out.text

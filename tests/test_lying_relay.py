@@ -21,13 +21,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from history_checker import check, of_room
 from lying_relay import GHOST, Lie, LyingRelay, each_once, ghost
-from simulated_room import LOBBY, SimulatedMember, keystore, signed_head
+from simulated_room import LOBBY, SimulatedMember, events, keystore, signed_head
 
 from blockchain import Head
 from chat_messages import (
     Ack,
     Entry,
     EntryKind,
+    EventKind,
     FeedReport,
     KeyRefusal,
     KeyRequest,
@@ -36,6 +37,7 @@ from chat_messages import (
     Payload,
     RefusalReason,
     SignedEntry,
+    Sync,
     Witness,
 )
 from chat_wire import (
@@ -855,11 +857,31 @@ def story(s: Scene, text: bytes, *, seq: int = 0, previous: bytes = b"") -> Sign
     return entry.sign(s.alice.session._key)
 
 
-def test_second_story_in_one_place_is_not_shown_and_not_kept(scene: Scene) -> None:
-    one, other = story(scene, b"yes"), story(scene, b"no")
+def forked(member: SimulatedMember) -> str:
+    """What a member is told of Alice's two stories."""
+    name = member.session._roster.name(keystore("alice").identity.fingerprint)
+    told = f"FORK: {name} signed two different messages in one place; both are kept as proof: "
+    return told + "export --format proof FILE"
+
+
+def proofs_of(member: SimulatedMember) -> list[bytes]:
+    """The heads on a member's chain that stand beside what it holds."""
+    proofs = events(member, EventKind.FORK)
+    key = member.session._roster.live[member.room.members[0].session_id].session_key
+    for proof in proofs:
+        key.verify(proof[-64:], Label.ENTRY_SIG, proof[:-64])
+    return [proof[:-64] for proof in proofs]
+
+
+def test_second_story_in_one_place_is_said_and_kept_as_proof(scene: Scene) -> None:
+    one, other, third = (story(scene, text) for text in (b"yes", b"no", b"perhaps"))
     name = scene.bob.session._roster.name(keystore("alice").identity.fingerprint)
-    assert scene.heard(sealed(scene, one), sealed(scene, other)) == [f"{name}: yes"]
+    frames = [sealed(scene, each) for each in (one, other, one, third)]
+    assert scene.heard(*frames) == [f"{name}: yes", f"!! {forked(scene.bob)}"]
+    assert scene.bob.lines[-1].event == "fork"
     assert "no" not in scene.bob.texts
+    assert proofs_of(scene.bob) == [other.entry.head]
+    assert scene.bob.counts == {"fork": 2, "duplicate": 1}
 
 
 def test_two_stories_for_two_members_show_when_she_goes_on_with_one(scene: Scene) -> None:
@@ -868,16 +890,45 @@ def test_two_stories_for_two_members_show_when_she_goes_on_with_one(scene: Scene
     scene.bob.hears(to_bob)
     scene.carol.hears(to_carol)
     seq = one.entry.seq + 1
-    after = sealed(scene, story(scene, b"as I said", seq=seq, previous=one.entry.entry_id))
+    told = story(scene, b"as I said", seq=seq, previous=one.entry.entry_id)
+    after = sealed(scene, told)
     scene.bob.hears(after)
     scene.carol.hears(after)
     assert scene.bob.messages[-2:] == ["alice: yes", "alice: as I said"]
     assert scene.carol.messages[-1] == "alice: no"
-    name = scene.carol.session._roster.name(keystore("alice").identity.fingerprint)
-    contradiction = f"{name} contradicts what {name} said before; not shown, not kept"
-    assert scene.carol.alerts[-1:] == [contradiction]
-    assert scene.carol.lines[-1].event == "contradiction"
-    assert contradiction not in scene.bob.alerts
+    assert scene.carol.alerts == [forked(scene.carol)]
+    assert proofs_of(scene.carol) == [told.entry.head]
+    assert scene.bob.alerts == []
+
+
+def test_two_stories_for_two_members_show_to_both_by_their_acks(scene: Scene) -> None:
+    one, other = story(scene, b"yes"), story(scene, b"no")
+    to_bob, to_carol = sealed(scene, one), sealed(scene, other)
+    scene.bob.hears(to_bob)
+    scene.carol.hears(to_carol)
+    scene.room.passes(10)
+    assert proofs_of(scene.bob) == [other.entry.head]
+    assert proofs_of(scene.carol) == [one.entry.head]
+    assert scene.bob.alerts == [forked(scene.bob)]
+    assert scene.carol.alerts == [forked(scene.carol)]
+    asked = len(scene.bob.payloads(Sync))
+    scene.room.passes(60)
+    assert len(scene.bob.payloads(Sync)) == asked
+    scene.room.crash(scene.bob)
+    again = scene.room.start("bob")
+    scene.room.passes(60)
+    assert (again.alerts, proofs_of(again)) == ([], [])  # it knows
+
+
+def test_story_that_an_ack_names_and_nobody_can_show_is_asked_for_once(scene: Scene) -> None:
+    one = story(scene, b"yes")
+    scene.bob.hears(sealed(scene, one))
+    asked = len(scene.bob.payloads(Sync))
+    report = FeedReport(scene.alice.session_id, one.entry.seq, b"?" * 32, ())
+    scene.bob.hears(ack(scene, report))
+    scene.room.passes(10)
+    assert len(scene.bob.payloads(Sync)) == asked + 1
+    assert (scene.bob.alerts, proofs_of(scene.bob)) == ([], [])
 
 
 # --------------------------------------------------------------------------- floods
