@@ -194,23 +194,25 @@ class Archive:
         done: list[int] = []
         bundles: dict[bytes, bytes] = {}
         entries: list[bytes] = []
-        room = MAX_ENTRIES_BYTES
+        room, is_full = MAX_ENTRIES_BYTES, False
         for tag, session_id, first, last in ranges:
             reached = first - 1
-            is_here = tag in tags and session_id in self._bundles
+            is_here = tag in tags and session_id in self._bundles and not is_full
             held = self._feeds.get((tag, session_id)) if is_here else None
             for seq, block in held.of(first, last, reader) if held else ():
-                if room <= 0:
-                    break
-                if record := self._read(block):
-                    if session_id not in bundles:
-                        bundle, _ = self._bundles[session_id]
-                        bundles[session_id] = Event.parse(self._read(bundle)).body
-                        room -= len(bundles[session_id])
+                if not (record := self._read(block)):
+                    continue
+                bundle, size = b"", 4 + len(record)
+                if session_id not in bundles:
+                    bundle = Event.parse(self._read(self._bundles[session_id][0])).body
+                    size += 2 + len(bundle)
+                if size <= room:
+                    bundles.setdefault(session_id, bundle)
                     entries.append(record)
-                    room -= len(record)
-                reached = seq
-            done.append(last if room > 0 else reached)
+                    room, reached = room - size, seq
+                elif is_full := bool(entries):  # else it fits no answer, and is passed over
+                    break
+            done.append(reached if is_full else last)
         return Entries(tuple(done), tuple(bundles.values()), tuple(entries))
 
 

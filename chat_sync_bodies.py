@@ -47,7 +47,7 @@ __all__ = [
 
 RANGE_BYTES = TAG_BYTES + SESSION_ID_BYTES + 8 + 8
 MAX_RANGES = 512  # of one body: 24 KiB
-# Entries and bundles of one answer, each with its length: so many that the next still fits.
+# Entries and bundles of one answer, each with its length: with all around it, that fits a frame.
 MAX_ENTRIES_BYTES = 48 * 1024
 _PADDED_TO = 1024  # so that an answer's size says little about how long texts are
 
