@@ -868,12 +868,14 @@ class Session:
         if question is None and not self._catching_up.may_answer(author.session_id, now.s):
             return self._dropped("asked too often")
         sek = next((k for number, k in self._seks if number == sync.sek_number), None)
-        if sek is None:
-            return self._dropped("sealed to no key of ours")
         try:
+            if sek is None:
+                raise Dropped("sealed to no key of ours")
             body = parse_body(sync.open(sek))
-        except (CryptoError, WireError):
-            return self._dropped("altered")
+        except (Dropped, CryptoError, WireError) as exc:
+            if question is not None:
+                self._catching_up.ask_later(author.session_id, question, now.s)
+            return self._dropped(str(exc) if isinstance(exc, Dropped) else "altered")
         match question, body:
             case None, Ask() | Fetch():
                 return self._asked(author, sync.request_id, body)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulated_room import LOBBY, SimulatedMember, SimulatedRoom
+from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, Tamper
 
-from chat_messages import Bundle, Sync, parse_payload
-from chat_sync_bodies import Ask, Body, Fetch, parse_body, serialize_body
-from chat_wire import Direct, Frame, FrameType
+from chat_messages import Ack, Bundle, FeedReport, Sync, parse_payload
+from chat_sync_bodies import Ask, Body, Entries, Fetch, Gained, Range, parse_body, serialize_body
+from chat_wire import Broadcast, Direct, Frame, FrameType
 
 U64 = 2**64 - 1
 
@@ -25,21 +25,23 @@ class Liar:
     def __init__(self, room: SimulatedRoom, member: SimulatedMember, answer: Answer) -> None:
         self.room, self.member, self.answer = room, member, answer
         self.asked: list[Ask | Fetch] = []
+        self.acks = 0
         honest = room.tamper
 
         def tamper(
             sender: SimulatedMember | None, receiver: SimulatedMember, data: bytes
         ) -> list[bytes]:
             if receiver is member and sender is not None and (sync := sync_of(data)):
-                return self._hear(sender, sync)
+                return self._hear(sender, sync, data)
             return honest(sender, receiver, data) if honest else [data]
 
         room.tamper = tamper
 
-    def _hear(self, asker: SimulatedMember, sync: Sync) -> list[bytes]:
+    def _hear(self, asker: SimulatedMember, sync: Sync, data: bytes) -> list[bytes]:
         keys = dict(self.member.session._seks)
         question = parse_body(sync.open(keys[sync.sek_number]))
-        assert isinstance(question, Ask | Fetch)
+        if not isinstance(question, Ask | Fetch):  # an answer, for the client that it runs
+            return [data]
         self.asked.append(question)
         if (body := self.answer(question)) is not None:
             self.says(asker, sync.request_id, body)
@@ -52,6 +54,22 @@ class Liar:
         place = (session._key, self.member.session_id, LOBBY.tag, bundle, request_id)
         sync = Sync.create(*place, data)
         self.room.deliver(self.member, to, Direct(to.session_id, sync.serialize()).serialize())
+
+    def shows(self, to: SimulatedMember, *reports: FeedReport) -> None:
+        """An ack that says: these are on my chain."""
+        self.acks += 1
+        session = self.member.session
+        place = (session._key, self.member.session_id, LOBBY.tag, 1000 + self.acks, bytes(32))
+        ack = Ack.create(*place, reports, self.member.head())
+        self.room.deliver(self.member, to, Broadcast(ack.serialize()).serialize())
+        self.room.settle()
+
+
+def nothing(question: Ask | Fetch) -> Body:
+    """The answer of who has nothing."""
+    if isinstance(question, Ask):
+        return Gained(question.since, False, ())
+    return Entries(tuple(its.last for its in question.ranges), (), ())
 
 
 def sync_of(frame: bytes) -> Sync | None:
@@ -80,3 +98,51 @@ def test_answer_with_the_longest_texts_fits_a_frame(
     room.connect(bob)
     room.passes(20)
     assert bob.texts == ["one", *texts]
+
+
+def misses(room: SimulatedRoom, member: SimulatedMember, texts: list[str]) -> None:
+    """Alice says these to the room while that member is away; all settle, and it comes back."""
+    (alice,) = [other for other in room.members if other.name == "alice"]
+    room.passes(10)
+    room.disconnect(member)
+    for text in texts:
+        alice.types(text)
+    room.passes(10)
+
+
+def test_answer_that_makes_no_sense_leaves_the_question_open_to_others(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    """The right member, the right request, and no body that can be read."""
+    has = (Range(LOBBY.tag, alice.session_id, 1, 4),)
+    gained = Gained(U64, False, has)
+    liar = Liar(room, carol, lambda asked: gained if isinstance(asked, Ask) else bytes(1024))
+    alice.types("one")
+    misses(room, bob, ["two", "three"])
+    comes_back_to(room, bob, liar, alice)
+    room.passes(40)
+    assert bob.texts == ["one", "two", "three"]
+    assert bob.said("caught up: 2 messages")
+
+
+def comes_back_to(
+    room: SimulatedRoom, member: SimulatedMember, liar: Liar, honest: SimulatedMember
+) -> None:
+    """The liar is heard first: what the honest one says is withheld for 4 s."""
+    room.tamper, before = without(room, honest, member), room.tamper
+    room.connect(member)
+    room.passes(4, step=0.1)
+    room.tamper = before
+    assert liar.asked
+
+
+def without(room: SimulatedRoom, sender: SimulatedMember, receiver: SimulatedMember) -> Tamper:
+    """What one says to the other is withheld."""
+    honest = room.tamper
+
+    def tamper(by: SimulatedMember | None, to: SimulatedMember, data: bytes) -> list[bytes]:
+        if by is sender and to is receiver:
+            return []
+        return honest(by, to, data) if honest else [data]
+
+    return tamper
