@@ -252,6 +252,8 @@ class CatchingUp:
             if last < its.first:
                 continue
             is_of_use = True
+            if self._unheld(feed, (its.first, last)) == [(its.first, last)]:
+                last = its.last  # who stops early has given something; else it could go on for ever
             seqs = (its.first, last)
             lack.seqs = _without(lack.seqs, [seqs])
             denied = self._unheld(feed, seqs)

@@ -136,6 +136,25 @@ def comes_back_to(
     assert liar.asked
 
 
+def test_holder_that_deals_with_one_seq_at_a_time_and_gives_none_is_asked_once(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    def slowly(question: Ask | Fetch) -> Body:
+        if isinstance(question, Ask):
+            return Gained(
+                question.since + 1, False, ((Range(LOBBY.tag, alice.session_id, 1, U64)),)
+            )
+        return Entries(tuple(its.first for its in question.ranges), (), ())
+
+    liar = Liar(room, carol, slowly)
+    alice.types("one")
+    misses(room, bob, ["two", "three"])
+    comes_back_to(room, bob, liar, alice)
+    liar.shows(bob, FeedReport(alice.session_id, U64, b"x" * 32))
+    room.passes(40)
+    assert bob.texts == ["one", "two", "three"]
+
+
 def without(room: SimulatedRoom, sender: SimulatedMember, receiver: SimulatedMember) -> Tamper:
     """What one says to the other is withheld."""
     honest = room.tamper
