@@ -56,7 +56,8 @@ MAX_KEPT_MEMBERS = 4 * MAX_AUDIENCE  # of all rooms together
 # Side tables; a row with an empty value is one that may be forgotten.
 MEMBERS_TABLE = "members"  # room_tag ‖ fingerprint → last_seen_ms u64 ‖ nick
 FEEDS_TABLE = "feeds"  # tag ‖ session_id → first_seq u64
-# room_tag ‖ chain_id → the block up to which we know what that chain holds for us, u64
+# room_tag ‖ fingerprint ‖ chain_id → the block up to which we know what that person's chain holds
+# for us, u64
 TOLD_TABLE = "told"
 
 _WHO_BYTES = 32 + 32 + 16 + 32

@@ -31,6 +31,7 @@ from crypto_utils import SigningKey, random_bytes
 
 __all__ = ["CatchingUp", "Feed", "Seqs"]
 
+_CHAIN_BYTES = 32 + 16
 _MAX_TOLD = 4096  # chains of a room; the one that was told of longest ago is forgotten
 _MAX_OPEN = 4  # questions of ours, each to another member
 _ANSWER_WITHIN_S = 5.0
@@ -86,7 +87,7 @@ class _Lack:
     seqs: list[Seqs] = field(default_factory=list)
     denied: list[Seqs] = field(default_factory=list)  # by whom we are asking now
     shown_by: dict[bytes, None] = field(default_factory=dict)  # session_ids, the latest last
-    # chain_id of those who told us of it, and up to where they had told before.
+    # Chains of those who told us of it, and up to where they had told before.
     told_by: dict[bytes, int] = field(default_factory=dict)
     tried: set[bytes] = field(default_factory=set)  # session_ids
     is_unanswered: bool = False  # by one of those
@@ -118,13 +119,13 @@ class CatchingUp:
         self._roster = roster
         self._session_id = roster.our.session_id
         self._room_tag = roster.our.room_tag
-        # By chain_id; the latest last.
+        # By chain (`_chain`); the latest last.
         self._told = {
             k[16:]: int.from_bytes(value, "big")
             for k, value in told.items()
-            if k[:16] == self._room_tag and len(value) == 8
+            if k[:16] == self._room_tag and len(k) == 16 + _CHAIN_BYTES and len(value) == 8
         }
-        self._unkept: set[bytes] = set()  # chain_ids of which the side table says something else
+        self._unkept: set[bytes] = set()  # chains of which the side table says something else
         # Session_ids of live members whose acks tell us all that their chains gain.
         self._following: set[bytes] = set()
         self._asks: dict[bytes, float] = {}  # by session_id: when it is to be asked
@@ -145,11 +146,12 @@ class CatchingUp:
             is_next: it is the one behind the last that came, and we heeded all of it: it says what
                 the chain gained since that.
         """
-        told, who = self._told.get(author.chain_id, 0), author.session_id
+        chain, who = _chain(author), author.session_id
+        told = self._told.get(chain, 0)
         if head_index <= told:
             self._following.add(who)
         elif is_next and who in self._following:
-            self._tell(author.chain_id, head_index)
+            self._tell(chain, head_index)
         else:
             self._following.discard(who)
             self._asks.setdefault(who, now_s)
@@ -168,20 +170,20 @@ class CatchingUp:
 
     def start_over(self, now_s: float) -> None:
         """Whom we believe changed: what was passed over may be ours now."""
-        for chain_id in list(self._told):
-            self._tell(chain_id, 0)
+        for chain in list(self._told):
+            self._tell(chain, 0)
         self._following.clear()
         self._asks = dict.fromkeys(self._roster.live, now_s)
         for lack in self._lacks.values():
             lack.left_alone_until_s, lack.denials = -math.inf, 0
 
-    def _tell(self, chain_id: bytes, upto: int) -> None:
-        if self._told.pop(chain_id, None) is None and len(self._told) >= _MAX_TOLD:
+    def _tell(self, chain: bytes, upto: int) -> None:
+        if self._told.pop(chain, None) is None and len(self._told) >= _MAX_TOLD:
             oldest = next(iter(self._told))
             del self._told[oldest]
             self._unkept.add(oldest)
-        self._told[chain_id] = upto
-        self._unkept.add(chain_id)
+        self._told[chain] = upto
+        self._unkept.add(chain)
 
     # ----------------------------------------------------------------- what we lack
 
@@ -221,8 +223,8 @@ class CatchingUp:
         lack.shown_by[by] = None
         if len(lack.shown_by) > _MOST_TRIED:
             del lack.shown_by[next(iter(lack.shown_by))]
-        chain_id = self._roster.live[by].chain_id
-        lack.told_by.setdefault(chain_id, self._told.get(chain_id, 0))
+        chain = _chain(self._roster.live[by])
+        lack.told_by.setdefault(chain, self._told.get(chain, 0))
         return True
 
     def dispute(self, feed: Feed, seq: int, by: bytes) -> None:
@@ -232,9 +234,9 @@ class CatchingUp:
 
     def told(self, author: Bundle, question: Ask, gained: Gained) -> None:
         """An answer of a live member, after `lack` of what it lists."""
-        chain_id = author.chain_id
-        if gained.upto > self._told.get(chain_id, 0):
-            self._tell(chain_id, gained.upto)
+        chain = _chain(author)
+        if gained.upto > self._told.get(chain, 0):
+            self._tell(chain, gained.upto)
         if gained.more and gained.upto > question.since:
             self._asks[author.session_id] = -math.inf
         else:
@@ -259,7 +261,7 @@ class CatchingUp:
             denied = self._unheld(feed, seqs)
             lack.denied = (lack.denied + denied)[:_MAX_SEQS]
             if denied and by in self._roster.live:  # what it told it has taken back
-                lack.told_by.pop(self._roster.live[by].chain_id, None)
+                lack.told_by.pop(_chain(self._roster.live[by]), None)
             if not lack.seqs and lack.denied:
                 lack.tried.add(by)
                 lack.seqs, lack.denied = lack.denied, []
@@ -279,9 +281,9 @@ class CatchingUp:
             return []
         unkept, self._unkept = self._unkept, set()
         return [
-            SideRow(TOLD_TABLE, self._room_tag + chain_id, u64(upto) if upto else b"")
-            for chain_id in unkept
-            for upto in (self._told.get(chain_id, 0),)
+            SideRow(TOLD_TABLE, self._room_tag + chain, u64(upto) if upto else b"")
+            for chain in unkept
+            for upto in (self._told.get(chain, 0),)
         ]
 
     # ----------------------------------------------------------------- questions and answers
@@ -343,7 +345,7 @@ class CatchingUp:
         if asks:
             who = asks[int.from_bytes(random_bytes(4), "big") % len(asks)]
             del self._asks[who]
-            yield who, Ask(self._told.get(self._roster.live[who].chain_id, 0))
+            yield who, Ask(self._told.get(_chain(self._roster.live[who]), 0))
 
     def _holders(self, feed: Feed, lack: _Lack) -> list[bytes]:
         """Whom to ask for it: who showed that it is there, the latest first; its author; others."""
@@ -400,11 +402,11 @@ class CatchingUp:
     def _give_up(self, feed: Feed, now_s: float) -> None:
         """For now: who told us of it is to tell it again."""
         lack = self._lacks[feed]
-        for chain_id, since in lack.told_by.items():
-            if since < self._told.get(chain_id, 0):
-                self._tell(chain_id, since)
+        for chain, since in lack.told_by.items():
+            if since < self._told.get(chain, 0):
+                self._tell(chain, since)
                 for session_id, bundle in self._roster.live.items():
-                    if bundle.chain_id == chain_id:
+                    if _chain(bundle) == chain:
                         self._following.discard(session_id)
                         self._asks[session_id] = now_s + _ASK_AGAIN_S
         wait_s = min(_LONGEST_DENIED_S, _DENIED_S * 2**lack.denials)
@@ -416,6 +418,11 @@ class CatchingUp:
         """Whether one more question of that live member is answered now."""
         bucket = self._answers.setdefault(session_id, _Bucket(_ANSWERS_BURST, _ANSWERS_PER_S))
         return bucket.take(now_s) and self._all_answers.take(now_s)
+
+
+def _chain(bundle: Bundle) -> bytes:
+    """Whose chain, and which of his: a chain_id is what its owner says, and may be another's."""
+    return bundle.fingerprint + bundle.chain_id
 
 
 def _without(seqs: Iterable[Seqs], known: Iterable[Seqs]) -> list[Seqs]:

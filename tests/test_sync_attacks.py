@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, Tamper
+import pytest
+import simulated_room
+from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, Tamper, keystore
 
 from chat_messages import Ack, Bundle, FeedReport, Sync, parse_payload
 from chat_sync_bodies import Ask, Body, Entries, Fetch, Gained, Range, parse_body, serialize_body
@@ -165,3 +167,25 @@ def without(room: SimulatedRoom, sender: SimulatedMember, receiver: SimulatedMem
         return honest(by, to, data) if honest else [data]
 
     return tamper
+
+
+def test_who_names_anothers_chain_speaks_of_its_own_alone(
+    room: SimulatedRoom,
+    alice: SimulatedMember,
+    bob: SimulatedMember,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bundle's chain_id is its owner's word: Mallory names Alice's."""
+    taken = keystore("mallory").with_chain(keystore("alice").chain_id)
+    theirs = {"mallory": taken}
+    monkeypatch.setattr(simulated_room, "keystore", lambda name: theirs.get(name) or keystore(name))
+    mallory = room.join("mallory")
+    room.blocks["mallory"] *= 50
+    mallory.types("I have a long chain")
+    alice.types("one")
+    misses(room, bob, ["two"])
+    room.crash(mallory)
+    before = bob.texts
+    room.connect(bob)
+    room.passes(10)
+    assert bob.texts == [*before, "two"]
