@@ -183,8 +183,8 @@ class Relay(Process):
 class RelayHere:
     """A relay on threads of this process: for those whom it only connects."""
 
-    def __init__(self) -> None:
-        self._relay = chat_server.start_server("127.0.0.1", 0)
+    def __init__(self, port: int = 0) -> None:
+        self._relay = chat_server.start_server("127.0.0.1", port)
         self.port = self._relay.address[1]
 
     def __enter__(self) -> Self:
@@ -266,10 +266,7 @@ class Guest(_InPipes):
         self._patch.setattr(chat_client, "EncryptionManager", _next_session_key)
         self._patch.setattr(Identity, "from_pkcs8", checked_identity)
         if not home.exists():
-            keys = keystore(f"guest in {home.name}").with_chain(bytes(16))
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Keystore, "generate", lambda: keys)
-                Profile.open(home).close()
+            settled(home)
         arguments = ["--server", "127.0.0.1", "--port", str(port), "--name", name, *flags]
         known = {"CHAINROOM_HOME": str(home), "CHAINROOM_NO_ANNOUNCE": "1"}
         stdin, self._stdin = _pipe()
@@ -329,6 +326,16 @@ class Guest(_InPipes):
         self._patch.undo()
         if problem is not None:
             problem.add_note(f"{self}\n--- stdout\n{self.out.text}\n--- stderr\n{self.err.text}")
+
+
+def settled(home: Path) -> Path:
+    """Makes a profile there, with keys that are there already: other than those of homes of other
+    names."""
+    keys = keystore(f"guest in {home.name}").with_chain(bytes(16))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Keystore, "generate", lambda: keys)
+        Profile.open(home).close()
+    return home
 
 
 def _pipe() -> tuple[io.FileIO, io.FileIO]:
