@@ -84,6 +84,7 @@ class _Open(NamedTuple):
 class _Lack:
     """What we lack of one feed."""
 
+    person: bytes  # fingerprint of who told us of it first: in a pair, of the other one
     seqs: list[Seqs] = field(default_factory=list)
     denied: list[Seqs] = field(default_factory=list)  # by whom we are asking now
     shown_by: dict[bytes, None] = field(default_factory=dict)  # session_ids, the latest last
@@ -211,7 +212,8 @@ class CatchingUp:
             self._lacks = {f: lack for f, lack in self._lacks.items() if lack.seqs}
         if feed not in self._lacks and len(self._lacks) >= _MAX_LACKS:
             return False
-        lack = self._lacks.setdefault(feed, _Lack())
+        bundle = self._roster.live[by]
+        lack = self._lacks.setdefault(feed, _Lack(bundle.fingerprint))
         if now_s < lack.left_alone_until_s and not is_sure:
             return False
         new = _without(seqs, [*lack.seqs, *lack.denied])
@@ -223,7 +225,7 @@ class CatchingUp:
         lack.shown_by[by] = None
         if len(lack.shown_by) > _MOST_TRIED:
             del lack.shown_by[next(iter(lack.shown_by))]
-        chain = _chain(self._roster.live[by])
+        chain = _chain(bundle)
         lack.told_by.setdefault(chain, self._told.get(chain, 0))
         return True
 
@@ -356,7 +358,11 @@ class CatchingUp:
         return [
             who
             for who in wanted
-            if who in live and who not in lack.tried and live[who].fingerprint != us
+            if who in live
+            and who not in lack.tried
+            and live[who].fingerprint != us
+            # Else who is asked would learn who talks to whom, and how much.
+            and (feed[0] == self._room_tag or live[who].fingerprint == lack.person)
         ]
 
     def _ask(self, session_id: bytes, question: Ask | Fetch, now_s: float) -> Transmit:
@@ -411,7 +417,7 @@ class CatchingUp:
                         self._asks[session_id] = now_s + _ASK_AGAIN_S
         wait_s = min(_LONGEST_DENIED_S, _DENIED_S * 2**lack.denials)
         self._lacks[feed] = _Lack(
-            denials=min(lack.denials + 1, 16), left_alone_until_s=now_s + wait_s
+            lack.person, denials=min(lack.denials + 1, 16), left_alone_until_s=now_s + wait_s
         )
 
     def may_answer(self, session_id: bytes, now_s: float) -> bool:

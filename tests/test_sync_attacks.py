@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import pytest
 import simulated_room
-from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, Tamper, keystore
+from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, Tamper, fingerprint, keystore
 
 from chat_messages import Ack, Bundle, FeedReport, Sync, parse_payload
 from chat_sync_bodies import Ask, Body, Entries, Fetch, Gained, Range, parse_body, serialize_body
 from chat_wire import Broadcast, Direct, Frame, FrameType
+from crypto_utils import pair_tag
 
 U64 = 2**64 - 1
 
@@ -57,13 +58,16 @@ class Liar:
         sync = Sync.create(*place, data)
         self.room.deliver(self.member, to, Direct(to.session_id, sync.serialize()).serialize())
 
-    def shows(self, to: SimulatedMember, *reports: FeedReport) -> None:
+    def shows(self, to: SimulatedMember, *reports: FeedReport, tag: bytes = LOBBY.tag) -> None:
         """An ack that says: these are on my chain."""
         self.acks += 1
         session = self.member.session
-        place = (session._key, self.member.session_id, LOBBY.tag, 1000 + self.acks, bytes(32))
+        place = (session._key, self.member.session_id, tag, 1000 + self.acks, bytes(32))
         ack = Ack.create(*place, reports, self.member.head())
-        self.room.deliver(self.member, to, Broadcast(ack.serialize()).serialize())
+        data = ack.serialize()
+        is_direct = tag != LOBBY.tag
+        frame = Direct(to.session_id, data) if is_direct else Broadcast(data)
+        self.room.deliver(self.member, to, frame.serialize())
         self.room.settle()
 
 
@@ -189,3 +193,16 @@ def test_who_names_anothers_chain_speaks_of_its_own_alone(
     room.connect(bob)
     room.passes(10)
     assert bob.texts == [*before, "two"]
+
+
+def test_only_the_two_are_asked_for_what_they_said_in_private(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    """Who is asked learns that they talk, and how much."""
+    liar = Liar(room, carol, nothing)
+    alice.types("/msg bob psst")
+    room.passes(5)
+    tag = pair_tag(LOBBY, fingerprint("alice"), fingerprint("bob"))
+    Liar(room, alice, nothing).shows(bob, FeedReport(alice.session_id, 9, b"x" * 32), tag=tag)
+    room.passes(60)
+    assert not [q for q in liar.asked if isinstance(q, Fetch)]
