@@ -337,8 +337,8 @@ class CatchingUp:
         for who, lacks in fetches.items():
             ranges: list[Range] = []
             for feed, lack in lacks:
-                if len(ranges) + len(lack.seqs) <= MAX_RANGES:
-                    ranges += [Range(*feed, *seqs) for seqs in lack.seqs]
+                if room := MAX_RANGES - len(ranges):
+                    ranges += [Range(*feed, *seqs) for seqs in lack.seqs[:room]]
                     lack.is_asked = True
             yield who, Fetch(tuple(ranges))
         if who := next((who for who in self._disputed if who not in busy), b""):

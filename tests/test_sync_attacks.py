@@ -12,10 +12,11 @@ import pytest
 import simulated_room
 from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, Tamper, fingerprint, keystore
 
+import chat_sync
 from chat_messages import Ack, Bundle, FeedReport, Sync, parse_payload
 from chat_sync_bodies import Ask, Body, Entries, Fetch, Gained, Range, parse_body, serialize_body
 from chat_wire import Broadcast, Direct, Frame, FrameType
-from crypto_utils import pair_tag
+from crypto_utils import pair_tag, random_bytes
 
 U64 = 2**64 - 1
 
@@ -193,6 +194,32 @@ def test_who_names_anothers_chain_speaks_of_its_own_alone(
     room.connect(bob)
     room.passes(10)
     assert bob.texts == [*before, "two"]
+
+
+def test_feed_with_more_holes_than_a_question_has_room_for_stops_no_other(
+    room: SimulatedRoom,
+    alice: SimulatedMember,
+    bob: SimulatedMember,
+    carol: SimulatedMember,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chat_sync, "MAX_RANGES", 4)
+    liar = Liar(room, carol, lambda question: None)
+    alice.types("one")
+    carol.types("I leave out every other one")
+    room.passes(5)
+    ours = carol.session._room_conversation.ours
+    liar.shows(bob, FeedReport(carol.session_id, 100, b"x" * 32))
+    for n in range(6):
+        ours.ids.append(random_bytes(32))
+        ours._sent_ms.append(0)
+        carol.types(f"{n}")
+    room.passes(15)
+    assert liar.asked
+    misses(room, bob, ["two"])
+    room.connect(bob)
+    room.passes(30)
+    assert bob.texts[-1] == "two"
 
 
 def test_only_the_two_are_asked_for_what_they_said_in_private(
