@@ -47,7 +47,7 @@ _ANSWERS_BURST, _ANSWERS_PER_S = 8, 4.0  # to one member
 _ALL_ANSWERS_BURST, _ALL_ANSWERS_PER_S = 32, 10.0
 _MAX_LACKS = 4096  # feeds of which we lack something
 _MAX_SEQS = 256  # ranges of one feed
-_MOST_TRIED = 4  # members that are asked for one range, before it is given up
+_MOST_TRIED = 4  # members that did not say that it is for us, before a feed is given up
 # How long a feed is left alone of which nobody had anything for us; doubled each time.
 _DENIED_S, _LONGEST_DENIED_S = 10.0, 640.0
 
@@ -88,6 +88,7 @@ class _Lack:
     seqs: list[Seqs] = field(default_factory=list)
     denied: list[Seqs] = field(default_factory=list)  # by whom we are asking now
     shown_by: dict[bytes, None] = field(default_factory=dict)  # session_ids, the latest last
+    listed_by: dict[bytes, None] = field(default_factory=dict)  # those who said that it is for us
     # Chains of those who told us of it, and up to where they had told before.
     told_by: dict[bytes, int] = field(default_factory=dict)
     tried: set[bytes] = field(default_factory=set)  # session_ids
@@ -221,8 +222,11 @@ class CatchingUp:
         if new:
             lack.seqs = (lack.seqs + new)[:_MAX_SEQS]
             lack.tried.discard(by)
-        lack.shown_by.pop(by, None)
-        lack.shown_by[by] = None
+        holders = lack.listed_by if is_sure else lack.shown_by
+        holders.pop(by, None)
+        holders[by] = None
+        if len(lack.listed_by) > len(self._roster.live):
+            lack.listed_by = {who: None for who in lack.listed_by if who in self._roster.live}
         if len(lack.shown_by) > _MOST_TRIED:
             del lack.shown_by[next(iter(lack.shown_by))]
         chain = _chain(bundle)
@@ -350,11 +354,12 @@ class CatchingUp:
             yield who, Ask(self._told.get(_chain(self._roster.live[who]), 0))
 
     def _holders(self, feed: Feed, lack: _Lack) -> list[bytes]:
-        """Whom to ask for it: who showed that it is there, the latest first; its author; others."""
+        """Whom to ask for it: all who said that it is for us, the latest first; a few of those who
+        showed that it is there, its author, and others."""
         live, us = self._roster.live, self._roster.our.fingerprint
-        if len(lack.tried) >= _MOST_TRIED:
-            return []
-        wanted = dict.fromkeys((*reversed(lack.shown_by), feed[1], *live))
+        wanted = dict.fromkeys(reversed(lack.listed_by))
+        if len(lack.tried - lack.listed_by.keys()) < _MOST_TRIED:
+            wanted |= dict.fromkeys((*reversed(lack.shown_by), feed[1], *live))
         return [
             who
             for who in wanted

@@ -222,6 +222,27 @@ def test_feed_with_more_holes_than_a_question_has_room_for_stops_no_other(
     assert bob.texts[-1] == "two"
 
 
+def test_four_who_say_they_have_it_and_do_not_answer_hide_nobody_who_does(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    def told(question: Ask | Fetch) -> Body | None:
+        return nothing(question) if isinstance(question, Ask) else None
+
+    liars = [Liar(room, room.join(f"liar{n}"), told) for n in range(4)]
+    alice.types("one")
+    misses(room, bob, ["two", "three"])
+    room.crash(alice)
+    comes_back_to(room, bob, liars[0], carol)
+    carol.types("four")
+    for _ in range(240):
+        for liar in liars:
+            liar.shows(bob, FeedReport(alice.session_id, U64, b"x" * 32))
+        room.passes(0.5)
+        if "three" in bob.texts:
+            break
+    assert bob.texts == ["one", "four", "two", "three"]
+
+
 def test_only_the_two_are_asked_for_what_they_said_in_private(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
 ) -> None:
