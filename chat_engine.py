@@ -308,7 +308,8 @@ class Engine:
                     for frame in frames:
                         effects += self._session.receive(frame, now())
                 case Lost(why):
-                    effects += self._lost(why)
+                    self._perform(effects)  # all that came before it, that we are in the room too
+                    effects = self._lost(why)
                 case _Moved(lost):
                     self._moved(lost)
                 case _Dialled():

@@ -1218,6 +1218,24 @@ def test_relay_that_wants_another_password_is_not_tried_again(running: Running) 
     assert not running.engine.over.is_set()
 
 
+def test_connection_that_is_lost_with_the_welcome_still_unread_is_tried_again(
+    idle: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_engine, "Retry", lambda: Retry(lambda: 0.0))
+    running = Running()
+    running.renewed = (running.session, running.link)
+    running.session.answers["welcome"] = [Ready()]
+    with running:
+        running.session.waits_for_ticks(1)
+        running.session.lets_in = False
+        running.inbox.put(Lost("cut"))
+        running.waits_for_call("connected", 2)
+        with running.session.ticked:  # so that both are of one batch
+            running.inbox.put(received("welcome"))
+            running.inbox.put(Lost("cut"))
+        running.waits_for_call("connected", 3)
+
+
 def test_computer_that_slept_connects_anew_at_once(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
