@@ -97,6 +97,7 @@ class Script:
         self.on_tick: list[Effect] = []
         self.exit_code = 0
         self.leaving = False
+        self.lets_in = True  # a connection is in the room as soon as it is made
         self.undelivered = 0
         self.holding: list[tuple[str, int]] = []
         self.ticked = threading.Condition()
@@ -108,7 +109,7 @@ class Script:
 
     def connected(self) -> list[Effect]:
         self._called("connected")
-        return [Ready()]
+        return [Ready()] if self.lets_in else []
 
     def disconnected(self, why: str, _now: Moment) -> list[Effect]:
         self._called("disconnected", why)
