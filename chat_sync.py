@@ -250,21 +250,25 @@ class CatchingUp:
 
     def dealt_with(self, question: Fetch, done: Iterable[int], by: bytes) -> None:
         """An answer: of each range that we asked for, the last seq that it deals with."""
-        is_of_use = False
-        for its, last in zip(question.ranges, done, strict=True):
+        pairs = list(zip(question.ranges, done, strict=True))
+        is_of_use = any(last >= its.first for its, last in pairs)
+        dealt: dict[Feed, list[Seqs]] = {}
+        for its, last in pairs:
             feed = (its.tag, its.session_id)
             lack = self._lacks.get(feed)
             if lack is None or not lack.is_asked:  # it was about a dispute
                 continue
+            parts = dealt.setdefault(feed, [])
+            # Who stops early has given something; else it could go on for ever.
+            if not is_of_use or self._unheld(feed, (its.first, last)) == [(its.first, last)]:
+                last = its.last
+            if last >= its.first:
+                parts.append((its.first, last))
+        for feed, parts in dealt.items():
+            lack = self._lacks[feed]
             lack.is_asked = False
-            if last < its.first:
-                continue
-            is_of_use = True
-            if self._unheld(feed, (its.first, last)) == [(its.first, last)]:
-                last = its.last  # who stops early has given something; else it could go on for ever
-            seqs = (its.first, last)
-            lack.seqs = _without(lack.seqs, [seqs])
-            denied = self._unheld(feed, seqs)
+            lack.seqs = _without(lack.seqs, parts)
+            denied = [part for seqs in parts for part in self._unheld(feed, seqs)]
             lack.denied = (lack.denied + denied)[:_MAX_SEQS]
             if denied and by in self._roster.live:  # what it told it has taken back
                 lack.told_by.pop(_chain(self._roster.live[by]), None)
@@ -273,8 +277,6 @@ class CatchingUp:
                 lack.seqs, lack.denied = lack.denied, []
             elif not lack.seqs:
                 del self._lacks[feed]
-        if not is_of_use:
-            self._not_from(by, question)
 
     def is_idle(self, now_s: float) -> bool:
         """Whether nothing is asked for, or about to be."""

@@ -1,0 +1,188 @@
+"""chat_sync: whom a session asks for what it lacks, how often, and when it gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import make_vectors_messages as reference
+
+from chat_effects import Effects, Transmit
+from chat_messages import Bundle, Sync, parse_payload
+from chat_pins import Pins
+from chat_roster import Roster
+from chat_sync import CatchingUp, Feed, Seqs
+from chat_sync_bodies import Ask, Fetch, Gained, Range
+from chat_wire import Direct, Frame, u64
+from crypto_utils import IdentityPublic, RoomSecret, SigningKey
+
+TAG = reference.TAG
+PAIR = b"pair".ljust(16)
+U64 = 2**64 - 1
+OURS = Bundle.parse(reference.ALICES, RoomSecret(reference.ROOM))
+STEP_S = 0.05
+
+
+def who(number: int) -> bytes:
+    """Of member `number`, the session_id."""
+    return b"member %8d." % number
+
+
+def bundle(number: int, person: int | None = None, chain: int | None = None) -> Bundle:
+    """Of member `number`, with a key that exists to be sealed to."""
+    identity = SimpleNamespace(fingerprint=u64(number if person is None else person) * 4)
+    return replace(
+        OURS,
+        identity=cast(IdentityPublic, identity),
+        nick=f"m{number}",
+        session_id=who(number),
+        chain_id=u64(number if chain is None else chain) * 2,
+    )
+
+
+def feed(number: int, tag: bytes = TAG) -> Feed:
+    return (tag, who(number))
+
+
+Asked = tuple[int, Ask | Fetch]
+
+
+class Asking:
+    """A session that catches up, with what it holds, and the members that it asks."""
+
+    def __init__(self, members: int = 0, told: dict[bytes, bytes] | None = None) -> None:
+        self.roster = Roster(OURS, {}, 0, Pins())
+        self.held: dict[Feed, set[int]] = {}
+        key = SigningKey(reference.ALICE.ssk.seed)
+        self.it = CatchingUp(key, self.roster, told or {}, self.unheld)
+        self.now_s = 1000.0
+        self.open: dict[bytes, Asked] = {}  # by request_id: the questions that nobody answered
+        self.asked: list[Asked] = []
+        self.given_up: list[Feed] = []
+        self.bundles: dict[int, Bundle] = {}
+        for number in range(1, members + 1):
+            self.comes(number)
+
+    def unheld(self, feed: Feed, seqs: Seqs) -> list[Seqs]:
+        parts, first = [], seqs[0]
+        for seq in sorted(s for s in self.held.get(feed, ()) if seqs[0] <= s <= seqs[1]):
+            if first < seq:
+                parts.append((first, seq - 1))
+            first = seq + 1
+        return [*parts, (first, seqs[1])] if first <= seqs[1] else parts
+
+    def comes(self, number: int, person: int | None = None, chain: int | None = None) -> None:
+        self.bundles[number] = bundle(number, person, chain)
+        self.roster.add(self.bundles[number], self.now_s, 0)
+
+    def goes(self, number: int) -> None:
+        self.roster.remove(who(number), self.now_s, 0)
+        self.it.left([who(number)])
+        self.open = {r: asked for r, asked in self.open.items() if asked[0] != number}
+
+    def hears(self, number: int, head: int, *, is_next: bool = False) -> None:
+        self.it.heard(self.bundles[number], head, self.now_s, is_next=is_next)
+
+    def lacks(self, feed: Feed, *seqs: Seqs, by: int, **how: Any) -> bool:
+        return self.it.lack(feed, seqs, who(by), self.now_s, **how)
+
+    def due(self) -> list[Asked]:
+        effects, given_up = self.it.due(self.now_s)
+        self.given_up += given_up
+        return self._sent(effects)
+
+    def _sent(self, effects: Effects) -> list[Asked]:
+        sent = []
+        for effect in effects:
+            assert isinstance(effect, Transmit)
+            direct = Direct.parse(Frame(effect.frame).body)
+            sync = parse_payload(direct.payload)
+            assert isinstance(sync, Sync)
+            assert sync.recipient == direct.session_id
+            (number,) = [n for n in self.bundles if who(n) == sync.recipient]
+            question = self.it._open[sync.request_id].question
+            self.open[sync.request_id] = (number, question)
+            sent.append((number, question))
+        self.asked += sent
+        return sent
+
+    def passes(
+        self, seconds: float, answer: Callable[[Asking, int, Any], None] | None = None
+    ) -> list[Asked]:
+        """So long, each question answered at once by `answer`, or never; what was asked."""
+        before = len(self.asked)
+        end_s = self.now_s + seconds
+        while self.now_s < end_s:
+            self.now_s += STEP_S
+            self.due()
+            assert len(self.it._open) <= 4
+            open_now = [asked.session_id for asked in self.it._open.values()]
+            assert len(open_now) == len({*open_now})
+            if answer is not None:
+                for request_id, (number, question) in list(self.open.items()):
+                    del self.open[request_id]
+                    if self.it.answered(who(number), request_id) is not None:
+                        answer(self, number, question)
+        return self.asked[before:]
+
+    # ----- answers
+
+    def gained(
+        self, number: int, question: Ask, upto: int, *ranges: Range, more: bool = False
+    ) -> None:
+        """As a session takes it in."""
+        gained, is_all = Gained(upto, more, ranges), True
+        for tag, session_id, first, last in ranges:
+            if lacking := self.unheld((tag, session_id), (first, last)):
+                is_all &= self.lacks((tag, session_id), *lacking, by=number, is_sure=True)
+        self.it.told(self.bundles[number], question, gained)
+
+    def gives(
+        self, number: int, question: Fetch, has: dict[Feed, set[int]], most: int = 1000
+    ) -> None:
+        """What of it stands in `has`, at most so many."""
+        done = []
+        for tag, session_id, first, last in question.ranges:
+            there = sorted(s for s in has.get((tag, session_id), ()) if first <= s <= last)
+            taken, most = there[:most], max(0, most - len(there))
+            self.held.setdefault((tag, session_id), set()).update(taken)
+            done.append(last if len(taken) == len(there) else taken[-1] if taken else first - 1)
+        self.it.dealt_with(question, done, who(number))
+
+
+def nothing(asking: Asking, number: int, question: Ask | Fetch) -> None:
+    if isinstance(question, Ask):
+        asking.gained(number, question, question.since + 1)
+    else:
+        asking.gives(number, question, {})
+
+
+# ------------------------------------------------------------------------------------------------
+# what came of looking hard
+
+
+def test_who_deals_with_nothing_is_asked_once_and_it_is_given_up() -> None:
+    asking = Asking(2)
+    asking.lacks(feed(9), (1, 3), by=1, is_sure=True)
+
+    def answer(asking: Asking, number: int, question: Ask | Fetch) -> None:
+        if isinstance(question, Ask):
+            asking.gained(number, question, 5)
+        else:
+            done = [its.first - 1 for its in question.ranges]
+            asking.it.dealt_with(question, done, who(number))
+
+    asked = asking.passes(4, answer)
+    assert sorted(number for number, question in asked if isinstance(question, Fetch)) == [1, 2]
+    assert asking.given_up == [feed(9)]
+
+
+def test_all_that_one_does_not_have_of_a_feed_is_denied_at_once() -> None:
+    asking = Asking(2)
+    holes = tuple((seq, seq) for seq in range(1, 40, 2))
+    asking.lacks(feed(9), *holes, by=1, is_sure=True)
+    asked = asking.passes(9, nothing)
+    assert sorted(number for number, question in asked if isinstance(question, Fetch)) == [1, 2]
+    assert asking.given_up == [feed(9)]
