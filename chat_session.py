@@ -902,13 +902,16 @@ class Session:
         return [self._catching_up.transmit(serve.asker.session_id, serve.request_id, answer)]
 
     def _told(self, question: Ask, gained: Gained, author: Bundle, now: Moment) -> Effects:
-        tags = (self._room.tag, self._pair_tag(author.fingerprint))
+        tags, by = (self._room.tag, self._pair_tag(author.fingerprint)), author.session_id
+        is_all = True
         for tag, session_id, first, last in gained.ranges:
             feed = (tag, session_id)
             lacking = self._unheld(feed, (first, last))
             if tag in tags and lacking and not self._is_unwanted(session_id):
-                self._catching_up.lack(feed, lacking, author.session_id, now.s, is_sure=True)
-        self._catching_up.told(author, question, gained)
+                is_all = self._catching_up.lack(feed, lacking, by, now.s, is_sure=True)
+                if not is_all:
+                    break
+        self._catching_up.told(author, question, gained, now.s, is_all=is_all)
         return []
 
     def _handed_on(self, question: Fetch, entries: Entries, via: Bundle, now: Moment) -> Effects:

@@ -16,6 +16,7 @@ Specified in docs/PROTOCOL.md 4.12.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -46,7 +47,7 @@ _SAME_PACE_S = 0.25
 _ANSWERS_BURST, _ANSWERS_PER_S = 8, 4.0  # to one member
 _ALL_ANSWERS_BURST, _ALL_ANSWERS_PER_S = 32, 10.0
 _MAX_LACKS = 4096  # feeds of which we lack something
-_MAX_SEQS = 256  # ranges of one feed
+_MAX_SEQS = 256  # ranges of one feed; more are joined
 _MOST_TRIED = 4  # members that did not say that it is for us, before a feed is given up
 # How long a feed is left alone of which nobody had anything for us; doubled each time.
 _DENIED_S, _LONGEST_DENIED_S = 10.0, 640.0
@@ -207,20 +208,19 @@ class CatchingUp:
             is_sure: it says that they are for us.
 
         Returns:
-            whether they will be asked for: not where nobody had anything for us just before.
+            whether they will be asked for: not where nobody had anything for us just before, nor
+            where there is no room.
         """
-        if feed not in self._lacks and len(self._lacks) >= _MAX_LACKS:
-            self._lacks = {f: lack for f, lack in self._lacks.items() if lack.seqs}
-        if feed not in self._lacks and len(self._lacks) >= _MAX_LACKS:
-            return False
         bundle = self._roster.live[by]
+        if feed not in self._lacks and not self._has_room(bundle.fingerprint, now_s):
+            return False
         lack = self._lacks.setdefault(feed, _Lack(bundle.fingerprint))
         if now_s < lack.left_alone_until_s and not is_sure:
             return False
         new = _without(seqs, [*lack.seqs, *lack.denied])
         lack.due_s = min(lack.due_s if lack.seqs else math.inf, now_s + within_s)
         if new:
-            lack.seqs = (lack.seqs + new)[:_MAX_SEQS]
+            lack.seqs = _few(lack.seqs + new)
             lack.tried.discard(by)
         holders = lack.listed_by if is_sure else lack.shown_by
         holders.pop(by, None)
@@ -233,13 +233,40 @@ class CatchingUp:
         lack.told_by.setdefault(chain, self._told.get(chain, 0))
         return True
 
+    def _has_room(self, person: bytes, now_s: float) -> bool:
+        """Whether another feed can be lacked that this person tells us of.  If not, who told us of
+        most loses half of them, and is to tell them again."""
+        if len(self._lacks) < _MAX_LACKS:
+            return True
+        self._lacks = {f: lack for f, lack in self._lacks.items() if lack.seqs}
+        if len(self._lacks) < _MAX_LACKS:
+            return True
+        told_of = Counter(lack.person for lack in self._lacks.values())
+        ((most, count),) = told_of.most_common(1)
+        if 2 * told_of[person] >= count:
+            return False
+        theirs = [feed for feed, lack in self._lacks.items() if lack.person == most]
+        for feed in theirs[count // 2 :]:
+            self._give_up(feed, now_s)
+            del self._lacks[feed]
+        return True
+
     def dispute(self, feed: Feed, seq: int, by: bytes) -> None:
         """A live member says that it has another entry in the place of one of ours: it is asked
         for that, once."""
         self._disputed[by] = Range(*feed, seq, seq)
 
-    def told(self, author: Bundle, question: Ask, gained: Gained) -> None:
-        """An answer of a live member, after `lack` of what it lists."""
+    def told(
+        self, author: Bundle, question: Ask, gained: Gained, now_s: float, *, is_all: bool
+    ) -> None:
+        """An answer of a live member, after `lack` of what it lists.
+
+        Args:
+            is_all: there was room for all of that; else it is asked once more, later.
+        """
+        if not is_all:
+            self._asks[author.session_id] = now_s + _TRY_AGAIN_S
+            return
         chain = _chain(author)
         if gained.upto > self._told.get(chain, 0):
             self._tell(chain, gained.upto)
@@ -269,7 +296,7 @@ class CatchingUp:
             lack.is_asked = False
             lack.seqs = _without(lack.seqs, parts)
             denied = [part for seqs in parts for part in self._unheld(feed, seqs)]
-            lack.denied = (lack.denied + denied)[:_MAX_SEQS]
+            lack.denied = _few(lack.denied + denied)
             if denied and by in self._roster.live:  # what it told it has taken back
                 lack.told_by.pop(_chain(self._roster.live[by]), None)
             if not lack.seqs and lack.denied:
@@ -436,6 +463,13 @@ class CatchingUp:
 def _chain(bundle: Bundle) -> bytes:
     """Whose chain, and which of his: a chain_id is what its owner says, and may be another's."""
     return bundle.fingerprint + bundle.chain_id
+
+
+def _few(seqs: list[Seqs]) -> list[Seqs]:
+    """No more than so many ranges; else one, in which all of them are."""
+    if len(seqs) <= _MAX_SEQS:
+        return seqs
+    return [(min(first for first, _ in seqs), max(last for _, last in seqs))]
 
 
 def _without(seqs: Iterable[Seqs], known: Iterable[Seqs]) -> list[Seqs]:

@@ -8,13 +8,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import make_vectors_messages as reference
+import pytest
 
+import chat_sync
 from chat_effects import Effects, Transmit
+from chat_memory import TOLD_TABLE
 from chat_messages import Bundle, Sync, parse_payload
 from chat_pins import Pins
 from chat_roster import Roster
 from chat_sync import CatchingUp, Feed, Seqs
-from chat_sync_bodies import Ask, Fetch, Gained, Range
+from chat_sync_bodies import MAX_RANGES, Ask, Fetch, Gained, Range
 from chat_wire import Direct, Frame, u64
 from crypto_utils import IdentityPublic, RoomSecret, SigningKey
 
@@ -62,6 +65,7 @@ class Asking:
         self.asked: list[Asked] = []
         self.given_up: list[Feed] = []
         self.bundles: dict[int, Bundle] = {}
+        self.is_silent: Callable[[int, Ask | Fetch], bool] = lambda number, question: False
         for number in range(1, members + 1):
             self.comes(number)
 
@@ -123,6 +127,8 @@ class Asking:
             if answer is not None:
                 for request_id, (number, question) in list(self.open.items()):
                     del self.open[request_id]
+                    if self.is_silent(number, question):
+                        continue
                     if self.it.answered(who(number), request_id) is not None:
                         answer(self, number, question)
         return self.asked[before:]
@@ -135,9 +141,9 @@ class Asking:
         """As a session takes it in."""
         gained, is_all = Gained(upto, more, ranges), True
         for tag, session_id, first, last in ranges:
-            if lacking := self.unheld((tag, session_id), (first, last)):
-                is_all &= self.lacks((tag, session_id), *lacking, by=number, is_sure=True)
-        self.it.told(self.bundles[number], question, gained)
+            if is_all and (lacking := self.unheld((tag, session_id), (first, last))):
+                is_all = self.lacks((tag, session_id), *lacking, by=number, is_sure=True)
+        self.it.told(self.bundles[number], question, gained, self.now_s, is_all=is_all)
 
     def gives(
         self, number: int, question: Fetch, has: dict[Feed, set[int]], most: int = 1000
@@ -147,7 +153,8 @@ class Asking:
         for tag, session_id, first, last in question.ranges:
             there = sorted(s for s in has.get((tag, session_id), ()) if first <= s <= last)
             taken, most = there[:most], max(0, most - len(there))
-            self.held.setdefault((tag, session_id), set()).update(taken)
+            if taken:
+                self.held.setdefault((tag, session_id), set()).update(taken)
             done.append(last if len(taken) == len(there) else taken[-1] if taken else first - 1)
         self.it.dealt_with(question, done, who(number))
 
@@ -186,3 +193,81 @@ def test_all_that_one_does_not_have_of_a_feed_is_denied_at_once() -> None:
     asked = asking.passes(9, nothing)
     assert sorted(number for number, question in asked if isinstance(question, Fetch)) == [1, 2]
     assert asking.given_up == [feed(9)]
+
+
+def told_of(asking: Asking, number: int) -> int:
+    return asking.it._told.get(chat_sync._chain(asking.bundles[number]), 0)
+
+
+def kept_of(asking: Asking, number: int) -> bytes | None:
+    key = TAG + chat_sync._chain(asking.bundles[number])
+    rows = {row.key: row.value for row in asking.it.rows() if row.table == TOLD_TABLE}
+    return rows.get(key)
+
+
+class Holder:
+    """A member whose chain has these entries, each in a block; it answers as an archive does."""
+
+    def __init__(self, entries: dict[Feed, set[int]]) -> None:
+        self.entries = entries
+
+    def ranges(self) -> list[Range]:
+        found = []
+        for (tag, session_id), seqs in self.entries.items():
+            for seq in sorted(seqs):
+                found.append(Range(tag, session_id, seq, seq))
+        return found
+
+    def __call__(self, asking: Asking, number: int, question: Ask | Fetch) -> None:
+        if isinstance(question, Fetch):
+            asking.gives(number, question, self.entries, 100)
+            return
+        at = question.since  # each range is a block
+        page = self.ranges()[at : at + MAX_RANGES]
+        upto, head = at + len(page), len(self.ranges())
+        asking.gained(number, question, upto, *page, more=upto < head)
+
+
+@pytest.mark.parametrize("feeds", [1, 40])
+def test_whatever_one_member_names_in_many_ranges_is_fetched(feeds: int) -> None:
+    entries = {feed(100 + n): {*range(1, 2 * 700 // feeds, 2)} for n in range(feeds)}
+    asking = Asking(1)
+    asking.hears(1, 700)
+    asking.passes(60, Holder(entries))
+    assert asking.held == entries
+    assert told_of(asking, 1) == len(Holder(entries).ranges())
+
+
+def test_what_there_was_no_room_for_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_sync, "_MAX_LACKS", 4)
+    entries = {feed(100 + n): {1, 2, 3} for n in range(20)}
+    asking = Asking(1)
+    asking.hears(1, 60)
+    asking.passes(120, Holder(entries))
+    assert asking.held == entries
+    assert told_of(asking, 1) == 60
+
+
+def test_who_names_feeds_without_end_leaves_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And never answers when it is asked for them."""
+    monkeypatch.setattr(chat_sync, "_MAX_LACKS", 64)
+    honest, made_up = Holder({feed(100): {1, 2, 3}}), iter(range(1000, 10**9))
+    asking = Asking(2)
+    asking.is_silent = lambda number, question: number == 1 and isinstance(question, Fetch)
+
+    def answer(asking: Asking, number: int, question: Ask | Fetch) -> None:
+        if number == 2:
+            honest(asking, number, question)
+        else:
+            assert isinstance(question, Ask)
+            ranges = [Range(*feed(next(made_up)), 1, U64) for _ in range(MAX_RANGES)]
+            asking.gained(1, question, question.since + 1, *ranges, more=True)
+
+    asking.hears(1, 10)
+    asking.passes(3, answer)
+    asking.hears(2, 3)
+    asking.passes(20, answer)
+    assert asking.held == honest.entries
+    assert len(asking.it._lacks) <= 64
