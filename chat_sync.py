@@ -15,6 +15,7 @@ Specified in docs/PROTOCOL.md 4.12.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -357,14 +358,17 @@ class CatchingUp:
             if not lack.seqs:  # it came by itself
                 del self._lacks[feed]
                 continue
-            holders = self._holders(feed, lack)
-            if not holders and lack.is_unanswered:
+            is_held = False
+            for who in self._holders(feed, lack):
+                is_held = True
+                if who not in busy:
+                    fetches.setdefault(who, []).append((feed, lack))
+                    break
+            if not is_held and lack.is_unanswered:
                 lack.tried, lack.is_unanswered = set(), False
                 lack.due_s = now_s + _TRY_AGAIN_S
-            elif not holders:
+            elif not is_held:
                 given_up.append(feed)
-            elif free := [who for who in holders if who not in busy]:
-                fetches.setdefault(free[0], []).append((feed, lack))
         for feed in given_up:
             self._give_up(feed, now_s)
         for who, lacks in fetches.items():
@@ -382,22 +386,19 @@ class CatchingUp:
             del self._asks[who]
             yield who, Ask(self._told.get(_chain(self._roster.live[who]), 0))
 
-    def _holders(self, feed: Feed, lack: _Lack) -> list[bytes]:
-        """Whom to ask for it: all who said that it is for us, the latest first; a few of those who
-        showed that it is there, its author, and others."""
+    def _holders(self, feed: Feed, lack: _Lack) -> Iterator[bytes]:
+        """Whom to ask for it, some twice: all who said that it is for us, the latest first; a few
+        of those who showed that it is there, its author, and others."""
         live, us = self._roster.live, self._roster.our.fingerprint
-        wanted = dict.fromkeys(reversed(lack.listed_by))
+        others: Iterable[bytes] = ()
         if len(lack.tried - lack.listed_by.keys()) < _MOST_TRIED:
-            wanted |= dict.fromkeys((*reversed(lack.shown_by), feed[1], *live))
-        return [
-            who
-            for who in wanted
-            if who in live
-            and who not in lack.tried
-            and live[who].fingerprint != us
+            others = itertools.chain(reversed(lack.shown_by), (feed[1],), live)
+        for who in itertools.chain(reversed(lack.listed_by), others):
+            if who not in live or who in lack.tried or live[who].fingerprint == us:
+                continue
             # Else who is asked would learn who talks to whom, and how much.
-            and (feed[0] == self._room_tag or live[who].fingerprint == lack.person)
-        ]
+            if feed[0] == self._room_tag or live[who].fingerprint == lack.person:
+                yield who
 
     def _ask(self, session_id: bytes, question: Ask | Fetch, now_s: float) -> Transmit:
         request_id = random_bytes(16)

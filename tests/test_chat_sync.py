@@ -271,3 +271,20 @@ def test_who_names_feeds_without_end_leaves_room_for_others(
     asking.passes(20, answer)
     assert asking.held == honest.entries
     assert len(asking.it._lacks) <= 64
+
+
+def test_what_is_lacked_of_many_feeds_takes_no_time_in_a_large_room() -> None:
+    """Of 1,000 who may be asked, no more are looked at for each feed than it takes to find one."""
+    asking, looked_at = Asking(1000), 0
+
+    class Counting(dict[bytes, Bundle]):
+        def __contains__(self, key: object) -> bool:
+            nonlocal looked_at
+            looked_at += 1
+            return super().__contains__(key)
+
+    for number in range(1000):
+        asking.lacks(feed(2000 + number), (1, U64), by=1 + number % 7, is_sure=True)
+    asking.roster.live = Counting(asking.roster.live)
+    asking.due()
+    assert looked_at < 5000
