@@ -607,6 +607,7 @@ class Engine:
         self._chain = chain
         self._archive = Archive(self._read)  # of what it holds for others
         self._filling: Iterator[None] | None = fill(self._archive, chain, now().ms)
+        self._unserved: list[Serve] = []  # until the archive knows all
 
     def _look_on(self) -> None:
         """Looks through another slice of the chain."""
@@ -614,6 +615,9 @@ class Engine:
             for _ in self._filling:
                 return
             self._filling = None
+            for serve in self._unserved:
+                self._serve(serve)
+            self._unserved = []
         if self._verdict is None:
             self._verdict = next(self._checking)
             if self._verdict is not None and not self._verdict.ok:
@@ -640,6 +644,9 @@ class Engine:
 
     def _serve(self, serve: Serve) -> None:
         """Somebody catches up with what this chain holds for it."""
+        if self._filling is not None:  # who is told of a part would take it for all
+            self._unserved.append(serve)
+            return
         head = self._chain.head().index
         answer = self._archive.answer(serve.question, serve.asker.fingerprint, serve.tags, head)
         self._perform(self._session.serve(serve, answer))

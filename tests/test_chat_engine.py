@@ -46,6 +46,7 @@ from chat_effects import (
     Ready,
     Refuse,
     Remember,
+    Serve,
     Show,
     Transmit,
     Witnessed,
@@ -54,6 +55,7 @@ from chat_engine import MAX_OUT_BYTES, MAX_WAITING_LINES, Engine, now
 from chat_link import CannotConnect, Inbox, Lost, Received
 from chat_profile import ProfileError
 from chat_retry import Retry
+from chat_sync_bodies import Ask
 from chat_terminal import Kind, Line
 from chat_typed import TypedLines
 from chat_wire import Broadcast, Frame
@@ -1313,3 +1315,35 @@ def test_a_connection_whose_address_stays_is_left_alone(network: Network, runnin
         network.is_seen()
         running.session.waits_for_ticks(2)
     assert "close" not in running.journal
+
+
+def test_nobody_is_served_before_the_archive_knows_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else who asks would take a part for the whole, and never ask for the rest."""
+    told, may_go_on = 0, threading.Event()
+
+    def slices(*_: object) -> Iterator[None]:
+        nonlocal told
+        while not may_go_on.is_set():
+            yield
+        told = 7
+
+    nothing = SimpleNamespace(note=lambda *_: None, answer=lambda *_: told)
+    monkeypatch.setattr(chat_engine, "Archive", lambda _read: nothing)
+    monkeypatch.setattr(chat_engine, "fill", slices)
+    idle = Running()
+    serve = Serve(cast(Any, SimpleNamespace(fingerprint=b"")), b"", Ask(0), frozenset())
+    idle.session.answers["ask"] = [serve]
+    monkeypatch.setattr(
+        idle.session, "serve", lambda _serve, answer: [notice(f"told {answer}")], raising=False
+    )
+    idle.inbox.put(received("ask"))
+    with idle:
+        idle.session.waits_for_ticks(5)
+        assert not idle.shown
+        may_go_on.set()
+        idle.waits_for_show("told 7")
+        idle.inbox.put(received("ask"))
+        idle.session.waits_for_ticks(2)
+    assert idle.shown == ["told 7"] * 2
