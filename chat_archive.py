@@ -20,7 +20,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, islice
 
 from blockchain import Blockchain, StoreUnreadable
 from chat_blocks import Block, BlockType
@@ -41,6 +41,7 @@ from chat_wire import WireError
 __all__ = ["Archive", "fill"]
 
 _LIFE_MS = 30 * 24 * 3600 * 1000  # what was appended longer ago is handed on no more
+_LAST_SEQ = 2**64 - 1
 _SLICE_BLOCKS = 200  # read at once, in some milliseconds
 _WANTED = (
     BlockType.SENT,
@@ -97,22 +98,30 @@ class _Held:
             self.audience_seqs.insert(at, seq)
             self.audiences.insert(at, audience)
 
-    def entitled(self, reader: bytes) -> Iterator[tuple[_Run, int, int]]:
+    def entitled(
+        self, reader: bytes, first: int = 1, last: int = _LAST_SEQ
+    ) -> Iterator[tuple[_Run, int, int]]:
         """Seqs from the one to before the other, of a run, that `reader` (the beginning of a
-        fingerprint) may have.
+        fingerprint) may have; of the stays that have a part in `first` to `last`.
 
         What stands in front of a run's first audience entry is nobody's: who was in the audience
         then is in a hole of ours.
         """
-        for run in self.runs:
-            low, high = (bisect_left(self.audience_seqs, seq) for seq in (run.first, run.end))
-            for n, (first, end) in enumerate(pairwise([*self.audience_seqs[low:high], run.end])):
-                if reader in self.audiences[low + n]:
-                    yield run, first, end
+        at = max(0, bisect_right(self.runs, first, key=lambda run: run.first) - 1)
+        end_at = bisect_right(self.runs, last, key=lambda run: run.first)
+        for run in self.runs[at:end_at]:
+            seqs = self.audience_seqs
+            low, high = (bisect_left(seqs, seq) for seq in (run.first, run.end))
+            stays = range(
+                max(low, bisect_right(seqs, first) - 1), min(high, bisect_right(seqs, last))
+            )
+            for n in stays:
+                if reader in self.audiences[n]:
+                    yield run, seqs[n], seqs[n + 1] if n + 1 < high else run.end
 
     def of(self, first: int, last: int, reader: bytes) -> Iterator[tuple[int, int]]:
         """Seq and block of what there is of a range for `reader`."""
-        for run, low, end in self.entitled(reader):
+        for run, low, end in self.entitled(reader, first, last):
             for seq in range(max(first, low), min(last + 1, end)):
                 yield seq, run.blocks[seq - run.first]
 
