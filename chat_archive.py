@@ -158,7 +158,8 @@ class Archive:
         held = self._feeds.setdefault((entry.tag, entry.session_id), _Held())
         held.put(entry.seq, index)
         if entry.kind == EntryKind.AUDIENCE:
-            text = SignedEntry.parse(record).entry.text
+            # Of one that was erased nobody knows any more whom it named: from there on nobody may.
+            text = b"" if kind == BlockType.FORGET else SignedEntry.parse(record).entry.text
             audience = self._audiences.setdefault(text, frozenset(audience_items(text)))
             held.put_audience(entry.seq, audience)
 
