@@ -36,12 +36,14 @@ from chat_messages import (
     audience_items,
 )
 from chat_sync_bodies import MAX_ENTRIES_BYTES, MAX_RANGES, Ask, Entries, Fetch, Gained, Range
-from chat_wire import WireError
+from chat_wire import MAX_BUNDLE_BYTES, WireError
 
 __all__ = ["Archive", "fill"]
 
 _LIFE_MS = 30 * 24 * 3600 * 1000  # what was appended longer ago is handed on no more
 _LAST_SEQ = 2**64 - 1
+# A longer entry fits no answer, with the largest bundle that there is.
+_MAX_ENTRY_BYTES = MAX_ENTRIES_BYTES - 4 - 2 - MAX_BUNDLE_BYTES
 _SLICE_BLOCKS = 200  # read at once, in some milliseconds
 _WANTED = (
     BlockType.SENT,
@@ -136,6 +138,7 @@ class Archive:
         # By session_id: the block of its bundle, and the beginning of its person's fingerprint.
         self._bundles: dict[bytes, tuple[int, bytes]] = {}
         self._audiences: dict[bytes, frozenset[bytes]] = {}  # most members write the same
+        self._not_served: set[int] = set()  # blocks of texts that are erased or too long
 
     def note(self, index: int, kind: int, record: bytes) -> None:
         """A block of ours, and its record in clear; each may be told more than once.
@@ -157,6 +160,8 @@ class Archive:
         entry = Entry.of_head(record[:ENTRY_HEAD_BYTES])
         held = self._feeds.setdefault((entry.tag, entry.session_id), _Held())
         held.put(entry.seq, index)
+        if kind == BlockType.FORGET or len(record) > _MAX_ENTRY_BYTES:
+            self._not_served.add(index)
         if entry.kind == EntryKind.AUDIENCE:
             # Of one that was erased nobody knows any more whom it named: from there on nobody may.
             text = b"" if kind == BlockType.FORGET else SignedEntry.parse(record).entry.text
@@ -210,18 +215,17 @@ class Archive:
             is_here = tag in tags and session_id in self._bundles and not is_full
             held = self._feeds.get((tag, session_id)) if is_here else None
             for seq, block in held.of(first, last, reader) if held else ():
-                if not (record := self._read(block)):
+                if block in self._not_served or not (record := self._read(block)):
                     continue
                 bundle, size = b"", 4 + len(record)
                 if session_id not in bundles:
                     bundle = Event.parse(self._read(self._bundles[session_id][0])).body
                     size += 2 + len(bundle)
-                if size <= room:
-                    bundles.setdefault(session_id, bundle)
-                    entries.append(record)
-                    room, reached = room - size, seq
-                elif is_full := bool(entries):  # else it fits no answer, and is passed over
+                if is_full := size > room:
                     break
+                bundles.setdefault(session_id, bundle)
+                entries.append(record)
+                room, reached = room - size, seq
             done.append(reached if is_full else last)
         return Entries(tuple(done), tuple(bundles.values()), tuple(entries))
 
