@@ -41,7 +41,7 @@ from chat_wire import MAX_BUNDLE_BYTES, WireError
 __all__ = ["Archive", "fill"]
 
 _LIFE_MS = 30 * 24 * 3600 * 1000  # what was appended longer ago is handed on no more
-_LAST_SEQ = 2**64 - 1
+_LAST_SEQ = _LAST_INDEX = 2**64 - 1
 # A longer entry fits no answer, with the largest bundle that there is.
 _MAX_ENTRY_BYTES = MAX_ENTRIES_BYTES - 4 - 2 - MAX_BUNDLE_BYTES
 _SLICE_BLOCKS = 200  # read at once, in some milliseconds
@@ -100,6 +100,12 @@ class _Held:
             self.audience_seqs.insert(at, seq)
             self.audiences.insert(at, audience)
 
+    def has_audience(self, seq: int) -> bool:
+        """Whether it is known who may read entry `seq`, which we have."""
+        run = self.runs[bisect_right(self.runs, seq, key=lambda run: run.first) - 1]
+        at = bisect_right(self.audience_seqs, seq) - 1
+        return at >= 0 and self.audience_seqs[at] >= run.first
+
     def entitled(
         self, reader: bytes, first: int = 1, last: int = _LAST_SEQ
     ) -> Iterator[tuple[_Run, int, int]]:
@@ -134,6 +140,7 @@ class Archive:
     def __init__(self, read: Callable[[int], bytes]) -> None:
         """`read` gives the record of a block; empty: it is erased."""
         self._read = read
+        self.first = 0  # nobody is told of what the chain gained before this block
         self._feeds: dict[tuple[bytes, bytes], _Held] = {}  # by tag and session_id
         # By session_id: the block of its bundle, and the beginning of its person's fingerprint.
         self._bundles: dict[bytes, tuple[int, bytes]] = {}
@@ -168,6 +175,17 @@ class Archive:
             audience = self._audiences.setdefault(text, frozenset(audience_items(text)))
             held.put_audience(entry.seq, audience)
 
+    def lacks_beginnings(self, first_seqs: dict[tuple[bytes, bytes], int]) -> bool:
+        """Whether it is not known who wrote one of these, or who may read it."""
+        return any(
+            feed[1] not in self._bundles or not self._feeds[feed].has_audience(seq)
+            for feed, seq in first_seqs.items()
+        )
+
+    def first_seqs(self) -> dict[tuple[bytes, bytes], int]:
+        """Of each feed the first entry that we have, by tag and session_id."""
+        return {feed: held.runs[0].first for feed, held in self._feeds.items()}
+
     def answer(
         self, question: Ask | Fetch, fingerprint: bytes, tags: Collection[bytes], head: int
     ) -> Gained | Entries:
@@ -185,6 +203,7 @@ class Archive:
     def _gained(self, since: int, reader: bytes, tags: Collection[bytes], head: int) -> Gained:
         """What our chain gained behind block `since`, the longest on it first, as much as an
         answer has room for."""
+        since = max(since, self.first - 1)
         found: list[tuple[int, Range]] = []  # with the lowest block
         for (tag, session_id), held in self._feeds.items():
             # What nobody introduced on our chain, nobody could check; and one's own is no news.
@@ -232,20 +251,31 @@ class Archive:
 
 def fill(archive: Archive, chain: Blockchain, now_ms: int) -> Iterator[None]:
     """Tells the archive of what the chain gained in 30 days, a slice at a time, for other work in
-    between, appends to that chain too.  What cannot be read ends it: that the chain was changed is
-    for its verification to say."""
-    start = _first_since(chain, now_ms - _LIFE_MS)
+    between, appends to that chain too; and of what was before, as far as it takes to know who wrote
+    that, and who may read it.  What cannot be read ends it: that the chain was changed is for its
+    verification to say."""
+    archive.first = start = _first_since(chain, now_ms - _LIFE_MS)
     with suppress(StoreUnreadable, WireError):
-        while True:
-            index = start - 1
-            for index, header, record in islice(chain.scan(*_WANTED, start=start), _SLICE_BLOCKS):
-                block = Block.parse(header)
-                about = block.refers_to if block.type is BlockType.FORGET else index
-                archive.note(about, block.type, record)
-            if index < start:
-                return
-            start = index + 1
+        while (last := _tell(archive, chain, start)) >= start:
+            start = last + 1
             yield
+        first_seqs, start = archive.first_seqs(), archive.first
+        while start and archive.lacks_beginnings(first_seqs):
+            end, start = start, max(0, start - _SLICE_BLOCKS)
+            _tell(archive, chain, start, end)
+            yield
+
+
+def _tell(archive: Archive, chain: Blockchain, start: int, end: int = _LAST_INDEX) -> int:
+    """Of one slice, from `start` on and before `end`; the last of it, below `start` if none."""
+    index = start - 1
+    for index, header, record in islice(chain.scan(*_WANTED, start=start), _SLICE_BLOCKS):
+        if index >= end:
+            break
+        block = Block.parse(header)
+        about = block.refers_to if block.type is BlockType.FORGET else index
+        archive.note(about, block.type, record)
+    return index
 
 
 def _first_since(chain: Blockchain, since_ms: int) -> int:
