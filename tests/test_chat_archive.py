@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chains import keystore, run
@@ -17,7 +18,6 @@ from blockchain import Blockchain
 from chat_archive import Archive, fill
 from chat_blocks import BlockType, Draft
 from chat_history import forget
-from chat_memory import kept_of
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     Entry,
@@ -27,7 +27,7 @@ from chat_messages import (
     SignedEntry,
 )
 from chat_sync_bodies import MAX_RANGES, Ask, Entries, Fetch, Gained, Range
-from chat_wire import MAX_BUNDLE_BYTES, u8, u16
+from chat_wire import u8, u16
 from crypto_utils import fingerprint
 
 ROOM, PAIR, ELSEWHERE = b"room".ljust(16), b"pair".ljust(16), b"elsewhere".ljust(16)
@@ -201,7 +201,7 @@ def worlds(draw: st.DrawFn) -> World:
     for of in draw(st.sets(st.sampled_from([*_PEOPLE]), min_size=1)):
         for tag in draw(st.sets(st.sampled_from([ROOM, PAIR, ELSEWHERE]), min_size=1)):
             for seq in range(1, draw(st.integers(1, 12)) + 1):
-                kind = EntryKind.CHAT
+                kind: int = EntryKind.CHAT
                 text = b"x" * draw(st.sampled_from([1, 40, 16_384]))
                 if draw(st.integers(0, 3)) == 0 or (seq == 1 and draw(st.booleans())):
                     kind = EntryKind.AUDIENCE
@@ -265,10 +265,10 @@ def test_question_looks_at_no_stay_but_those_that_it_is_about() -> None:
     world, looked_at = World(), 0
 
     class Counting(list[frozenset[bytes]]):
-        def __getitem__(self, at: object) -> frozenset[bytes]:  # type: ignore[override]
+        def __getitem__(self, at: Any) -> Any:
             nonlocal looked_at
             looked_at += 1
-            return super().__getitem__(at)  # type: ignore[index,return-value,no-any-return]
+            return super().__getitem__(at)
 
     world.introduce(1, 1)
     for seq in range(1, 2000, 2):
