@@ -53,7 +53,9 @@ SIG_LABELS = {
     KEY_REFUSAL: "key refusal sig",
     ACK: "ack sig",
     WITNESS: "witness sig",
+    SYNC: "sync sig",
 }
+ASK, GAINED, FETCH, ENTRIES, ASK_LATER = range(1, 6)
 
 # --------------------------------------------------------------------------- keys
 
@@ -332,6 +334,38 @@ def witness_fields(
     return tag + recipient + (head or chain_head(ALICE))
 
 
+def sync_range(first: int = 1, last: int = 2, who: Member = ALICE, tag: bytes = TAG) -> bytes:
+    """PROTOCOL.md 3.11."""
+    return tag + who.session_id + u64(first) + u64(last)
+
+
+def body(kind: int, fields: bytes, *, size: int = -1, padding: bytes | None = None) -> bytes:
+    """PROTOCOL.md 3.11: what a SYNC has inside; `size` is what it says of its fields."""
+    data = bytes((kind,)) + u32(len(fields) if size < 0 else size) + fields
+    return data + (bytes(-len(data) % 1024) if padding is None else padding)
+
+
+def hybrid(data: bytes, to: Rsa, oaep_label: bytes = b"") -> bytes:
+    """PROTOCOL.md 3.8, with a key and a nonce that the data decides."""
+    key, nonce = sha(b"hybrid key" + data), sha(b"hybrid nonce" + data)[:12]
+    wrap = to.wrap(key, oaep_label or label("hybrid"))
+    return wrap + nonce + AESGCM(key).encrypt(nonce, data, wrap)
+
+
+def sync_fields(
+    sealed: bytes,
+    *,
+    tag: bytes = TAG,
+    recipient: Member = ALICE,
+    request_id: bytes = b"",
+    number: int = 1,
+    size: int = -1,
+) -> bytes:
+    """What stands between the session_id and the signature of a question or answer."""
+    fields = tag + recipient.session_id + (request_id or REQUEST_ID) + u32(number)
+    return fields + u32(len(sealed) if size < 0 else size) + sealed
+
+
 def ack(*reports: bytes, number: int = 1, count: int = -1, head: bytes = b"") -> bytes:
     """PROTOCOL.md 3.7, of Bob."""
     fields = TAG + u32(number) + roster(ALICE, BOB)
@@ -365,6 +399,15 @@ REQUEST, REFUSAL = (
     signed(KEY_REQUEST, REQUEST_FIELDS, BOB),
     signed(KEY_REFUSAL, REFUSAL_FIELDS + b"\1"),
 )
+REQUEST_ID = stretched("request", 16)
+ASKED = body(ASK, u64(0))
+TOLD = body(GAINED, u64(7) + b"\0" + u16(1) + sync_range())
+FETCHED = body(FETCH, u16(1) + sync_range())
+GIVEN_FIELDS = u16(1) + u64(2) + u16(1) + prefixed(ALICES)
+GIVEN_FIELDS += u16(2) + b"".join(u32(len(e)) + e for e in (FIRST, HELLO))
+GIVEN = body(ENTRIES, GIVEN_FIELDS)
+SEALED = hybrid(ASKED, ALICE.sek)
+SYNCED = signed(SYNC, sync_fields(SEALED), BOB)
 ACKED = ack(report(2, HELLO_ID))
 WITNESSED = signed(WITNESS, witness_fields(), BOB)
 
@@ -617,7 +660,7 @@ def rosters() -> list[Case]:
 def payloads() -> list[Case]:
     def good(why: str, data: bytes, who: Member, title: str = "", **expect: Any) -> Case:
         what = {KEY_SHARE: "key share", KEY_REQUEST: "key request", MESSAGE: "message"}
-        what |= {ACK: "ack", WITNESS: "witness", KEY_REFUSAL: "key refusal"}
+        what |= {ACK: "ack", WITNESS: "witness", SYNC: "sync", KEY_REFUSAL: "key refusal"}
         kind = what[data[1]]
         expect = {"kind": kind, "session_id": who.session_id, "tag": TAG} | expect
         return case("payload", why, expect, title, data=data, key=who.ssk.public)
@@ -711,6 +754,23 @@ def payloads() -> list[Case]:
             recipient=ALICE.session_id,
             head=chain_head(ALICE, BOB.csk),
         ),
+        good(
+            "Bob asks Alice what her chain gained",
+            SYNCED,
+            BOB,
+            "sync",
+            recipient=ALICE.session_id,
+            request_id=REQUEST_ID,
+            sek_number=1,
+            sealed=SEALED,
+        ),
+        good(
+            "what is sealed is the recipient's to open",
+            signed(SYNC, sync_fields(b"")),
+            ALICE,
+            recipient=ALICE.session_id,
+            sealed=b"",
+        ),
     ]
     for c in [c for c in cases if "name" in c]:
         data, kind = from_hex(c["given"]["data"]), c["name"]
@@ -734,7 +794,10 @@ def payloads() -> list[Case]:
         bad("nothing", b""),
         bad("a version alone", b"\1"),
         bad("kind 0", b"\1\0" + SHARE[2:]),
-        bad("SYNC is reserved", bytes((1, SYNC)) + SHARE[2:]),
+        bad("another kind than its fields are of", bytes((1, SYNC)) + SHARE[2:]),
+        bad("sync: less is sealed than it says", signed(SYNC, sync_fields(b"x", size=2))),
+        bad("sync: more is sealed than it says", signed(SYNC, sync_fields(b"xy", size=1))),
+        bad("sync: a length that no frame has", signed(SYNC, sync_fields(b"", size=2**32 - 1))),
         bad("kind 8", b"\1\x08" + SHARE[2:]),
         bad("a payload of 65520 bytes", b"\1\3" + bytes(65_518), "TooLarge"),
         bad("key share: epoch 0", signed(KEY_SHARE, share_fields(epoch=0))),
@@ -803,6 +866,106 @@ def shares() -> list[Case]:
         data = signed(KEY_SHARE, share_fields(bound=bound, **changed), **session)
         cases.append(unwrap(f"wrapped for another {name}, signed again", data))
     return cases
+
+
+def syncs() -> list[Case]:
+    def opened(why: str, data: bytes, expect: Any = "BadCiphertext", sek: str = "alice") -> Case:
+        return case("open sync", why, expect, data=data, sek=sek, key=BOB.ssk.public)
+
+    def resealed(changed: bytes) -> bytes:
+        return signed(SYNC, sync_fields(changed), BOB)
+
+    return [
+        opened("Bob's question", SYNCED, ASKED),
+        opened("Bob cannot open what is Alice's", SYNCED, sek="bob"),
+        opened("nothing sealed", resealed(b"")),
+        opened("the wrap altered", resealed(flipped(SEALED, 7))),
+        opened("the nonce altered", resealed(flipped(SEALED, 384))),
+        opened("the last byte altered", resealed(flipped(SEALED))),
+        opened("wrapped for another use", resealed(hybrid(ASKED, ALICE.sek, label("share")))),
+    ]
+
+
+def bodies() -> list[Case]:
+    def good(why: str, data: bytes, kind: str, title: str = "", **expect: Any) -> Case:
+        return case("sync body", why, {"kind": kind} | expect, title, data=data)
+
+    def bad(why: str, data: bytes, expect: str = "Malformed") -> Case:
+        return case("sync body", why, expect, data=data)
+
+    both = [TAG, ALICE.session_id, 1, 2]
+    last = [PAIR, BOB.session_id, 1, 2**64 - 1]
+    pair, plain = sync_range(1, 2**64 - 1, BOB, PAIR), bytes(32) + u64(1) * 2
+    full = body(ENTRIES, u16(0) * 2 + u16(1) + u32(1024 - 15) + bytes(1024 - 15))
+    named = {"ASK": ASKED, "GAINED": TOLD, "FETCH": FETCHED, "ENTRIES": GIVEN}
+    cases = [
+        good("all that is for Bob", ASKED, "ASK", "ask", since=0),
+        good("behind any block", body(ASK, u64(2**64 - 1)), "ASK", since=2**64 - 1),
+        good("two entries", TOLD, "GAINED", "gained", upto=7, more=False, ranges=[both]),
+        good(
+            "and there is more",
+            body(GAINED, u64(9) + b"\1" + u16(2) + sync_range() + pair),
+            "GAINED",
+            upto=9,
+            more=True,
+            ranges=[both, last],
+        ),
+        good("nothing", body(GAINED, u64(7) + b"\0\0\0"), "GAINED", ranges=[]),
+        good("both of them", FETCHED, "FETCH", "fetch", ranges=[both]),
+        good("512 ranges", body(FETCH, u16(512) + plain * 512), "FETCH"),
+        good(
+            "here they are",
+            GIVEN,
+            "ENTRIES",
+            "entries",
+            done=[2],
+            bundles=[ALICES],
+            entries=[FIRST, HELLO],
+        ),
+        good("none is held", body(ENTRIES, u16(1) + u64(2) + bytes(4)), "ENTRIES", done=[2]),
+        good("no padding", full, "ENTRIES", entries=[bytes(1024 - 15)]),
+        good("not now", body(ASK_LATER, b""), "ASK_LATER"),
+    ]
+    for kind, data in named.items():
+        size = int.from_bytes(data[1:5], "big")
+        fields, number = data[5 : 5 + size], data[0]
+        cases += [
+            bad(f"{kind}: a byte too many", body(number, fields + b"\0")),
+            bad(f"{kind}: a byte missing", body(number, fields[:-1])),
+            bad(f"{kind}: the last byte of the padding is not zero", flipped(data)),
+            bad(f"{kind}: 1024 more bytes of padding", data + bytes(1024)),
+            bad(f"{kind}: not all of its padding", data[:-1]),
+        ]
+    return [
+        *cases,
+        bad("nothing", b""),
+        bad("zeros", bytes(1024)),
+        bad("kind 0", body(0, u64(0))),
+        bad("kind 6", body(6, b"")),
+        bad("fields that end behind the end", body(ASK, u64(0), size=1020)),
+        bad("ASK_LATER with a byte too many", body(ASK_LATER, b"\0")),
+        bad("more is neither 0 nor 1", body(GAINED, u64(7) + b"\2\0\0")),
+        bad("seq 0", body(FETCH, u16(1) + sync_range(0, 2))),
+        bad("a range that ends before it begins", body(FETCH, u16(1) + sync_range(3, 2))),
+        bad("a question for nothing", body(FETCH, u16(0))),
+        bad("a range more than counted", body(FETCH, u16(1) + sync_range() * 2)),
+        bad("513 ranges are asked for", body(FETCH, u16(513) + plain * 513), "TooLarge"),
+        bad(
+            "513 ranges are told of",
+            body(GAINED, u64(7) + b"\0" + u16(513) + plain * 513),
+            "TooLarge",
+        ),
+        bad(
+            "513 ranges are dealt with",
+            body(ENTRIES, u16(513) + u64(2) * 513 + bytes(4)),
+            "TooLarge",
+        ),
+        bad(
+            "a bundle over 4096 bytes",
+            body(ENTRIES, bytes(2) + u16(1) + prefixed(bytes(4097)) + bytes(2)),
+            "TooLarge",
+        ),
+    ]
 
 
 def entries() -> list[Case]:
@@ -960,6 +1123,8 @@ def build() -> dict[str, Any]:
         rosters,
         payloads,
         shares,
+        syncs,
+        bodies,
         entries,
         paddings,
         openings,

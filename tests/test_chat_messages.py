@@ -42,6 +42,7 @@ from chat_messages import (
     PayloadKind,
     RefusalReason,
     SignedEntry,
+    Sync,
     Witness,
     check_nick,
     pad,
@@ -49,6 +50,7 @@ from chat_messages import (
     roster_digest,
     unpad,
 )
+from chat_sync_bodies import Ask, parse_body, serialize_body
 from chat_wire import (
     MAX_BUNDLE_BYTES,
     MAX_FRAME_BYTES,
@@ -99,7 +101,7 @@ ROOM = RoomSecret(reference.ROOM)
 LABELS = {name: value for name, value in vars(Label).items() if name.isupper()}
 ALICE, BOB = reference.ALICE, reference.BOB
 SSK, BOBS_SSK = SigningKey(ALICE.ssk.seed), SigningKey(BOB.ssk.seed)
-SIGNED_KINDS = ("key share", "key request", "key refusal", "ack", "witness")
+SIGNED_KINDS = ("key share", "key request", "key refusal", "ack", "witness", "sync")
 
 
 # RSA keys take 0.1 to 1 s to make; the vectors' exist already.
@@ -171,6 +173,7 @@ KINDS: dict[str, type[Payload]] = {
     "message": Message,
     "ack": Ack,
     "witness": Witness,
+    "sync": Sync,
 }
 
 
@@ -220,6 +223,19 @@ def do_unwrap(v: dict[str, Any]) -> object:
     return share.unwrap(sek(v["sek"]))
 
 
+def do_open_sync(v: dict[str, Any]) -> object:
+    sync = parse_payload(v["data"])
+    assert isinstance(sync, Sync)
+    sync.verify(VerifyKey(v["key"]))
+    return sync.open(sek(v["sek"]))
+
+
+def do_body(v: dict[str, Any]) -> object:
+    body = parse_body(v["data"])
+    assert serialize_body(body) == v["data"]
+    return {"kind": body.KIND.name, **vars(body)}
+
+
 def do_entry(v: dict[str, Any]) -> object:
     signed = SignedEntry.parse(v["data"])
     assert signed.serialize() == v["data"]
@@ -257,6 +273,8 @@ DO: dict[str, Callable[[dict[str, Any]], object]] = {
     "roster digest": lambda v: roster_digest(Bundle.parse(b, ROOM) for b in v["bundles"]),
     "payload": do_payload,
     "unwrap": do_unwrap,
+    "open sync": do_open_sync,
+    "sync body": do_body,
     "entry": do_entry,
     "padding": do_padding,
     "open": do_open,
@@ -345,6 +363,11 @@ def test_we_make_what_the_vectors_have() -> None:
     place = (BOB.session_id, reference.TAG, ALICE.session_id)
     assert Witness.create(BOBS_SSK, *place, held).serialize() == NAMED["witness"]
 
+    place = (BOB.session_id, reference.TAG, bundle("alice"), reference.REQUEST_ID)
+    sync = Sync.create(BOBS_SSK, *place, serialize_body(Ask(0)))
+    assert sync.serialize()[:74] == NAMED["sync"][:74]
+    assert sync.open(sek("alice")) == reference.ASKED
+
     text, where = reference.HELLO[164:-64], (reference.TAG, ALICE.session_id, 2)
     with mock.patch("crypto_utils.os.urandom", return_value=reference.salt_of(2)):
         entry = Entry.create(
@@ -425,7 +448,7 @@ def test_every_version_but_1_is_named_as_such() -> None:
 
 
 def test_every_kind_of_payload_but_the_seven_is_refused() -> None:
-    ours = {NAMED[kind][1] for kind in KINDS} | {PayloadKind.SYNC}
+    ours = {NAMED[kind][1] for kind in KINDS}
     assert ours == {*PayloadKind}
     for kind in {*range(256)} - ours:
         with pytest.raises(Malformed, match=f"unknown kind {kind}"):
@@ -466,6 +489,7 @@ ANY_PAYLOAD = st.one_of(
         signature=SIGNATURE,
     ),
     st.builds(Witness, ID, ID, ID, HEADS, signature=SIGNATURE),
+    st.builds(Sync, ID, ID, ID, ID, U32, st.binary(max_size=99), signature=SIGNATURE),
 )
 
 
@@ -776,6 +800,7 @@ def test_any_byte_of_a_message_flipped_is_not_opened() -> None:
         ("key refusal", "REFUSAL_SIG"),
         ("ack", "ACK_SIG"),
         ("witness", "WITNESS_SIG"),
+        ("sync", "SYNC_SIG"),
     ],
 )
 def test_a_signature_under_another_label_is_not_valid(kind: str, label: str) -> None:

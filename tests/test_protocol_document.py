@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 from unittest import mock
 
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from make_vectors_crypto import stretched
 
 import chat_acks
+import chat_archive
 import chat_feeds
 import chat_invite
 import chat_link
@@ -33,6 +35,8 @@ import chat_messages
 import chat_roster
 import chat_server
 import chat_session
+import chat_sync
+import chat_sync_bodies
 import chat_wire
 import chat_witness
 import crypto_utils
@@ -58,6 +62,8 @@ from chat_messages import (
     parse_payload,
 )
 from chat_session import Session
+from chat_sync_bodies import _Kind as BodyKind
+from chat_sync_bodies import parse_body, serialize_body
 from chat_terminal import Kind
 from chat_wire import (
     Add,
@@ -154,6 +160,10 @@ def read_entry(data: bytes) -> bytes:
     return signed.serialize()
 
 
+def read_body(data: bytes) -> bytes:
+    return serialize_body(parse_body(data))
+
+
 # What the code reads, and writes again as it was.
 READ: dict[str, Callable[[bytes], bytes]] = {
     "bundle": lambda data: Bundle.parse(data, RoomSecret(reference.ROOM)).raw,
@@ -163,6 +173,11 @@ READ: dict[str, Callable[[bytes], bytes]] = {
     "message": read_payload(Message, b""),
     "ack": read_payload(Ack, BOB.ssk.public),
     "witness": read_payload(Witness, BOB.ssk.public),
+    "sync": read_payload(Sync, BOB.ssk.public),
+    "ask": read_body,
+    "gained": read_body,
+    "fetch": read_body,
+    "entries": read_body,
     "audience entry": read_entry,
     "chat entry": read_entry,
     "bundle event": lambda data: Event.parse(data).serialize(),
@@ -211,15 +226,15 @@ def test_every_frame_payload_and_named_vector_has_an_example() -> None:
     assert frames().keys() == {kind.name for kind in FrameType}
     shown_kinds = re.findall(r"; version 1, ([A-Z_]+)$", DOCUMENT, re.MULTILINE)
     ours = [kind.name for kinds in (PayloadKind, EntryKind) for kind in kinds]
-    assert sorted(shown_kinds) == sorted({*ours} - {"SYNC"})
+    assert sorted(shown_kinds) == sorted(ours)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_remarks_are_true(name: str) -> None:
     """Numbers, names of kinds and quoted texts beside the bytes."""
-    counted = "length|epoch|n|first_seq|seq|number|SEK number|index"
-    numbers = rf"(?:{counted}) (\d+)|(\d+) (?:member|feed|missing)"
-    kinds: tuple[type[IntEnum], ...] = (FrameType, PayloadKind, EntryKind, EventKind)
+    counted = "length|epoch|n|first_seq|seq|number|SEK number|index|since|upto|first|last|done"
+    numbers = rf"(?:{counted}) (\d+)|(\d+) (?:member|feed|missing|range|bundle|entries)"
+    kinds: tuple[type[IntEnum], ...] = (FrameType, PayloadKind, EntryKind, EventKind, BodyKind)
     for data, remark in shown(name):
         if found := re.fullmatch(numbers, remark):
             assert int.from_bytes(data, "big") == int(found[1] or found[2]), remark
@@ -262,6 +277,7 @@ def enum_of(rows: list[list[str]]) -> dict[int, str]:
         ("3.4", 0, RefusalReason),
         ("3.5", 0, EntryKind),
         ("3.9", 0, EventKind),
+        ("3.11", 0, BodyKind),
     ],
 )
 def test_the_numbers_are_the_codes(number: str, table: int, ours: type[IntEnum]) -> None:
@@ -340,6 +356,8 @@ CHAT_TEXT = len("hello, Bob \N{WAVING HAND SIGN}".encode())
         ("3.7", "", len(VECTORS["ack"]) - len(FeedReport(TAG, 1, bytes(32)).serialize())),
         ("3.7", "feed =", len(FeedReport(TAG, 2, bytes(32), (1,)).serialize())),
         ("3.10", "", len(VECTORS["witness"])),
+        ("3.11", "prefix(6)", len(VECTORS["sync"]) - 18 - len(reference.SEALED)),
+        ("3.11", "A **range** is", chat_sync_bodies.RANGE_BYTES),
         ("3.8", "one session:", crypto_utils.RSA_BYTES + crypto_utils.KEY_BYTES),
         ("3.9", "never sent:", len(VECTORS["ignore event"]) - 32),
     ],
@@ -532,6 +550,39 @@ def test_a_number_in_the_prose_is_the_codes(
     assert written in " ".join(section(number).split())
 
 
+@pytest.mark.parametrize(
+    ("number", "sentence", "module", "name", "unit"),
+    [
+        ("3.11", "at most {} in one body", chat_sync_bodies, "MAX_RANGES", 1),
+        ("3.11", "fewer than {}, up to a multiple", chat_sync_bodies, "_PADDED_TO", 1),
+        ("4.12", "at most {} KiB of entries", chat_sync_bodies, "MAX_ENTRIES_BYTES", 1024),
+        ("4.12", "more than {} days before", chat_archive, "_LIFE_MS", 24 * 3600 * 1000),
+        ("4.12", "At most {} questions are open", chat_sync, "_MAX_OPEN", 1),
+        ("4.12", "one to each member, {} s each", chat_sync, "_ANSWER_WITHIN_S", 1),
+        ("4.12", "not answer within {} s", chat_sync, "_ANSWER_WITHIN_S", 1),
+        ("4.12", "asked again after {} s. If all", chat_sync, "_TRY_AGAIN_S", 1),
+        ("4.12", "stand and asks again after {} s", chat_sync, "_TRY_AGAIN_S", 1),
+        ("4.12", "then to at most {} more", chat_sync, "_MOST_TRIED", 1),
+        ("4.12", "for {} s, doubled each time", chat_sync, "_DENIED_S", 1),
+        ("4.12", "each time up to {} s", chat_sync, "_LONGEST_DENIED_S", 1),
+        ("4.12", "between two of them {} ms", chat_sync, "_SHORTEST_PACE_S", 0.001),
+        ("4.12", "or {} ms × members", chat_sync, "_PACE_PER_MEMBER_S", 0.001),
+        ("4.12", "at most {} s; between two", chat_sync, "_LONGEST_PACE_S", 1),
+        ("4.12", "to the same member {} s", chat_sync, "_SAME_PACE_S", 1),
+        ("4.12", "{} questions at once", chat_sync, "_ANSWERS_BURST", 1),
+        ("4.12", "and then {} a second", chat_sync, "_ANSWERS_PER_S", 1),
+        ("4.12", "of all together {} and", chat_sync, "_ALL_ANSWERS_BURST", 1),
+        ("4.12", "and {}; more are dropped", chat_sync, "_ALL_ANSWERS_PER_S", 1),
+        ("4.12", "are asked for after {} s", chat_session, "_MAY_STILL_COME_S", 1),
+    ],
+)
+def test_a_number_of_catching_up_is_the_codes(
+    number: str, sentence: str, module: ModuleType, name: str, unit: float
+) -> None:
+    written = sentence.format(f"{round(getattr(module, name) / unit, 3):g}")
+    assert written in " ".join(section(number).split())
+
+
 def test_every_large_number_in_the_document_is_one_of_the_limits() -> None:
     known = {*written_limits("2.5").values(), *written_limits("4.9").values()}
     examples = re.compile(r"```example.*?```", re.DOTALL)
@@ -567,6 +618,7 @@ def test_every_reference_to_a_section_leads_to_one() -> None:
         "3.8",
         "3.9",
         "3.10",
+        "3.11",
     } <= outside.keys()
 
 
@@ -588,6 +640,7 @@ def test_every_reference_to_a_section_leads_to_one() -> None:
         ("3.8", "encrypt_message"),
         ("3.9", "Events"),
         ("3.10", "Witness"),
+        ("3.11", "Sync"),
     ],
 )
 def test_a_section_that_the_code_refers_to_is_about_what_it_says(number: str, words: str) -> None:
