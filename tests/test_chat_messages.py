@@ -363,8 +363,8 @@ def test_we_make_what_the_vectors_have() -> None:
     place = (BOB.session_id, reference.TAG, ALICE.session_id)
     assert Witness.create(BOBS_SSK, *place, held).serialize() == NAMED["witness"]
 
-    place = (BOB.session_id, reference.TAG, bundle("alice"), reference.REQUEST_ID)
-    sync = Sync.create(BOBS_SSK, *place, serialize_body(Ask(0)))
+    to = (bundle("alice"), reference.REQUEST_ID)
+    sync = Sync.create(BOBS_SSK, BOB.session_id, reference.TAG, *to, serialize_body(Ask(0)))
     assert sync.serialize()[:74] == NAMED["sync"][:74]
     assert sync.open(sek("alice")) == reference.ASKED
 

@@ -41,7 +41,8 @@ import chat_wire
 import chat_witness
 import crypto_utils
 from blockchain import Head
-from chat_effects import Effect, Leave, Moment, Show, Transmit
+from chat_archive import Archive
+from chat_effects import Append, Effect, Leave, Moment, Serve, Show, Transmit
 from chat_invite import Invite, InviteError
 from chat_messages import (
     Ack,
@@ -678,6 +679,13 @@ def signed_by(public: bytes, text: str, data: bytes) -> None:
     key.verify(data[-64:], base.label(text) + data[:-64])
 
 
+def public(modulus: int) -> reference.Rsa:
+    """A key of which only that is known; it wraps."""
+    key = object.__new__(reference.Rsa)
+    key.n = modulus
+    return key
+
+
 class Stranger:
     """Alice's client, written from the document: nothing of Chainroom's code is in it."""
 
@@ -699,19 +707,20 @@ class Stranger:
         assert base.pss_fits(modulus, base.label("bundle sig") + bundle[:-384], bundle[-384:])
         self.session_id, self.fingerprint = session_id, base.tagged("identity", spki)
 
+    def writes(self, words: bytes) -> list[bytes]:
+        """3.5: an audience entry and a chat entry."""
+        names = sorted(f[:16] for f in (ALICE.fingerprint, self.fingerprint))
+        first = reference.entry(b"".join(names), kind=reference.AUDIENCE)
+        return [first, reference.entry(words, seq=2, previous=base.tagged("entry", first[:146]))]
+
     def says(self, words: bytes) -> list[bytes]:
         """4.3: a key share, an audience entry, and a chat entry, as frames."""
-        names = sorted(f[:16] for f in (ALICE.fingerprint, self.fingerprint))
         share = reference.signed(
             reference.KEY_SHARE, reference.share_fields(recipient=self.session_id)
         )
-        first = reference.entry(b"".join(names), kind=reference.AUDIENCE)
-        first_id = base.tagged("entry", first[:146])
-        second = reference.entry(words, seq=2, previous=first_id)
-        self.said = base.tagged("entry", second[:146])
-        messages = [
-            reference.message(reference.padded(e), n) for n, e in enumerate((first, second))
-        ]
+        entries = self.writes(words)
+        self.said = base.tagged("entry", entries[1][:146])
+        messages = [reference.message(reference.padded(e), n) for n, e in enumerate(entries)]
         return [
             reference.frame("DIRECT", self.session_id + share),
             *(reference.frame("BROADCAST", m) for m in messages),
@@ -747,6 +756,110 @@ class Stranger:
         self.heard = (reference.u64(len(messages)), previous)
         return text
 
+    # ----- catching up
+
+    def acks_alone(self) -> bytes:
+        """3.7: that our chain came as far as block 7."""
+        mine = ALICE.session_id + ALICE.fingerprint + ALICE.ssk.public
+        other = self.session_id + self.fingerprint + self.ssk
+        digest = base.tagged("roster", b"".join(sorted((mine, other))))
+        fields = reference.TAG + reference.u32(1) + digest + reference.u16(0)
+        fields += reference.chain_head(ALICE)
+        return reference.frame("BROADCAST", reference.signed(reference.ACK, fields))
+
+    def range_of(self, session_id: bytes) -> list[bytes]:
+        """3.11: seqs 1 and 2 of a feed of the room."""
+        return [reference.TAG, session_id, reference.u64(1), reference.u64(2)]
+
+    def synced(self, effects: list[Effect]) -> list[tuple[bytes, int, list[bytes]]]:
+        """3.11 and 3.8: the request_id, kind and fields of each SYNC among what was sent to us."""
+        found = []
+        for frame in sent(effects):
+            if frame[4:5] != b"\x08" or frame[22:23] != b"\6":
+                continue
+            payload = frame[21:]
+            signed_by(self.ssk, "sync sig", payload)
+            fields = cut(payload, 1, 1, 16, 16, 16, 16, 4, 4, len(payload) - 138, 64)
+            assert fields[0:5] == [b"\1", b"\6", self.session_id, reference.TAG, ALICE.session_id]
+            assert fields[6] == reference.u32(1)
+            assert int.from_bytes(fields[7], "big") == len(fields[8])
+            wrap, nonce, sealed = cut(fields[8], 384, 12, -1)
+            assert isinstance(self.sek, RSAPrivateKey)
+            key = self.sek.decrypt(wrap, OAEP(MGF1(SHA256()), SHA256(), base.label("hybrid")))
+            data = AESGCM(key).decrypt(nonce, sealed, wrap)
+            size = int.from_bytes(data[1:5], "big")
+            assert data[5 + size :] == bytes(-(5 + size) % 1024)
+            found.append((fields[5], data[0], self._read(data[0], data[5 : 5 + size])))
+        return found
+
+    def _read(self, kind: int, fields: bytes) -> list[bytes]:
+        """3.11: of ENTRIES the bundles and signed entries come behind `done`."""
+        if kind == 1:
+            return cut(fields, 8)
+        if kind in (2, 3):
+            before = [8, 1, 2] if kind == 2 else [2]
+            ranges = (len(fields) - sum(before)) // 48
+            return cut(fields, *before, *[16, 16, 8, 8] * ranges)
+        assert kind == 4
+        dealt, at = cut(fields[:10], 2, 8), 10
+        assert dealt[0] == reference.u16(1)
+        read = [dealt[1]]
+        for size in (2, 4):
+            count, at = int.from_bytes(fields[at : at + 2], "big"), at + 2
+            for _ in range(count):
+                end = at + size + int.from_bytes(fields[at : at + size], "big")
+                read.append(fields[at + size : end])
+                at = end
+        assert at == len(fields)
+        return read
+
+    def _sync(self, kind: int, fields: bytes, request_id: bytes) -> bytes:
+        """3.11: a question or answer for the other."""
+        modulus = int.from_bytes(self.spki[33:-5], "big")
+        sealed = reference.hybrid(reference.body(kind, fields), public(modulus))
+        body = reference.TAG + self.session_id + request_id + reference.u32(1)
+        body += reference.u32(len(sealed)) + sealed
+        payload = reference.signed(reference.SYNC, body)
+        return reference.frame("DIRECT", self.session_id + payload)
+
+    def gained(self, request_id: bytes) -> bytes:
+        """4.12: our two entries, and that is all up to block 7."""
+        fields = reference.u64(7) + b"\0" + reference.u16(1)
+        fields += b"".join(self.range_of(ALICE.session_id))
+        return self._sync(2, fields, request_id)
+
+    def gives(self, request_id: bytes, entries: list[bytes]) -> bytes:
+        """4.12: both, and who wrote them."""
+        fields = reference.u16(1) + reference.u64(2)
+        fields += reference.u16(1) + reference.prefixed(self.bundle) + reference.u16(len(entries))
+        fields += b"".join(reference.u32(len(entry)) + entry for entry in entries)
+        return self._sync(4, fields, request_id)
+
+    def asks(self, since: bytes) -> bytes:
+        """4.12: what did your chain gain?"""
+        self.request_id = stretched("ask", 16)
+        return self._sync(1, since, self.request_id)
+
+    def fetches(self, its: bytes) -> bytes:
+        """4.12: give me that range."""
+        self.request_id = stretched("fetch", 16)
+        return self._sync(3, reference.u16(1) + its, self.request_id)
+
+    def takes(self, fields: list[bytes]) -> bytes:
+        """3.5: the text of the last of two entries that the other wrote."""
+        done, bundle, *entries = fields
+        assert done == reference.u64(2)
+        assert cut(bundle, 1, 16, 0, 0, 16, 32, 4, 0, 16, 32, 32, 384)[4] == self.session_id
+        previous = bytes(32)
+        for n, entry in enumerate(entries):
+            head, salt, text, signature = cut(entry, 146, 16, 0, 64)
+            signed_by(self.ssk, "entry sig", head + signature)
+            assert head[34:42] == reference.u64(n + 1)
+            assert head[42:74] == previous
+            assert head[-32:] == base.tagged("text", salt + text)
+            previous = base.tagged("entry", head)
+        return text
+
     def reads_ack(self, ack: bytes) -> bytes:
         """3.7: what the other has of us."""
         version, kind, session_id, tag, count, digest, feeds, head = cut(
@@ -772,33 +885,45 @@ class Stranger:
         return reference.frame("BROADCAST", reference.signed(reference.ACK, fields))
 
 
+NOW = Moment(1000.0, reference.NOW)
+
+
+def sent(effects: list[Effect]) -> list[bytes]:
+    return [effect.frame for effect in effects if isinstance(effect, Transmit)]
+
+
+class Ours:
+    """Bob's session in a room with the stranger."""
+
+    def __init__(self, stranger: Stranger) -> None:
+        key = load_der_private_key(BOB.sek.pkcs8, None)
+        with mock.patch("crypto_utils.rsa.generate_private_key", return_value=key):
+            sek = EncryptionManager()
+        keys = Identity.from_pkcs8(BOB.ik.pkcs8), SigningKey(BOB.csk.seed)
+        keystore = Keystore(*keys, bytes(32), BOB.chain_id)
+        self.session = Session(keystore, RoomSecret(reference.ROOM), "bob", sek, NOW)
+        self.session.connected()
+        hello = reference.frame("HELLO", bytes((1, 1)) + bytes(32) + b"\0" + reference.u32(65_536))
+        (join,) = sent(self.hears(hello))
+        stranger.meet(join)
+        member = ALICE.session_id + reference.prefixed(stranger.bundle)
+        self.hears(reference.frame("WELCOME", b"\1" + reference.u16(1) + member))
+
+    def hears(self, *frames: bytes) -> list[Effect]:
+        return [effect for data in frames for effect in self.session.receive(Frame(data), NOW)]
+
+
+def messages_in(effects: list[Effect]) -> list[str]:
+    lines = [effect.line for effect in effects if isinstance(effect, Show)]
+    return [line.text for line in lines if line.kind is Kind.MESSAGE]
+
+
 def test_a_client_written_from_this_document_and_ours_chat() -> None:
-    now, stranger = Moment(1000.0, reference.NOW), Stranger()
-    key = load_der_private_key(BOB.sek.pkcs8, None)
-    with mock.patch("crypto_utils.rsa.generate_private_key", return_value=key):
-        sek = EncryptionManager()
-    keys = Identity.from_pkcs8(BOB.ik.pkcs8), SigningKey(BOB.csk.seed)
-    ours = Session(
-        Keystore(*keys, bytes(32), BOB.chain_id), RoomSecret(reference.ROOM), "bob", sek, now
-    )
-    head = Head(BOB.chain_id, 7, bytes(32), bytes(64))
-
-    def gives(*frames: bytes) -> list[Effect]:
-        return [effect for data in frames for effect in ours.receive(Frame(data), now)]
-
-    def sent(effects: list[Effect]) -> list[bytes]:
-        return [effect.frame for effect in effects if isinstance(effect, Transmit)]
-
-    ours.connected()
-    hello = reference.frame("HELLO", bytes((1, 1)) + bytes(32) + b"\0" + reference.u32(65_536))
-    (join,) = sent(gives(hello))
-    stranger.meet(join)
-    member = ALICE.session_id + reference.prefixed(stranger.bundle)
-    gives(reference.frame("WELCOME", b"\1" + reference.u16(1) + member))
-
+    stranger = Stranger()
+    member, now = Ours(stranger), NOW
+    ours, gives, head = member.session, member.hears, Head(BOB.chain_id, 7, bytes(32), bytes(64))
     effects = gives(*stranger.says(b"hello, Bob"))
-    lines = [e.line for e in effects if isinstance(e, Show) and e.line.kind is Kind.MESSAGE]
-    assert [line.text for line in lines] == ["hello, Bob"]
+    assert messages_in(effects) == ["hello, Bob"]
     (ack,) = sent(ours.tick(now, head))
     told = ALICE.session_id + reference.u64(2) + stranger.said + reference.u16(0)
     assert stranger.reads_ack(ack[5:]) == reference.u16(1) + told + bytes(40)
@@ -813,6 +938,50 @@ def test_a_client_written_from_this_document_and_ours_chat() -> None:
     gives(stranger.acks())
     assert Leave(0) in ours.tick(now, head)
     assert not ours.counts
+
+
+def test_a_client_written_from_this_document_and_ours_catch_up() -> None:
+    """What each said while the other was away: Alice's entries come to Bob, and Bob's to her."""
+    stranger, head = Stranger(), Head(BOB.chain_id, 7, bytes(32), bytes(64))
+    ours = Ours(stranger)
+    entries = stranger.writes(b"hello, Bob")
+    ours.hears(stranger.acks_alone())
+    (question,) = stranger.synced(ours.session.tick(NOW, head))
+    assert question[1:] == (1, [reference.u64(0)])
+    ours.hears(stranger.gained(question[0]))
+    (question,) = stranger.synced(ours.session.tick(later(1), head))
+    assert question[1] == 3
+    assert question[2] == [reference.u16(1), *stranger.range_of(ALICE.session_id)]
+    effects = ours.hears(stranger.gives(question[0], entries))
+    assert messages_in(effects) == ["hello, Bob"]
+
+    held = [effect.draft for effect in effects if isinstance(effect, Append)]
+    effects = ours.session.typed("hello, Alice", NOW)  # which the relay withholds
+    held += [effect.draft for effect in effects if isinstance(effect, Append)]
+    archive = Archive(lambda index: held[index].record)
+    for index, draft in enumerate(held):
+        archive.note(index, draft.type, draft.record)
+
+    def answers(frame: bytes) -> tuple[bytes, int, list[bytes]]:
+        (serve,) = [effect for effect in ours.hears(frame) if isinstance(effect, Serve)]
+        asker = serve.asker.fingerprint
+        answer = archive.answer(serve.question, asker, serve.tags, len(held) - 1)
+        (got,) = stranger.synced(ours.session.serve(serve, answer))
+        return got
+
+    request_id, kind, fields = answers(stranger.asks(reference.u64(0)))
+    assert (request_id, kind) == (stranger.request_id, 2)
+    upto, more, count, *its = fields
+    assert (upto, more, count) == (reference.u64(len(held) - 1), b"\0", reference.u16(1))
+    assert its == stranger.range_of(stranger.session_id)
+    request_id, kind, fields = answers(stranger.fetches(b"".join(its)))
+    assert (request_id, kind) == (stranger.request_id, 4)
+    assert stranger.takes(fields) == b"hello, Alice"
+    assert not ours.session.counts
+
+
+def later(seconds: float) -> Moment:
+    return Moment(NOW.s + seconds, NOW.ms + int(seconds * 1000))
 
 
 # --------------------------------------------------------------------------------------------------
