@@ -77,6 +77,7 @@ from chat_proof import check_proof
 from chat_rows import parse_row
 from chat_session import Session
 from chat_settings import UsageError
+from chat_sync_bodies import Entries, Fetch, Range, parse_body, serialize_body
 from chat_wire import (
     MAX_FRAME_BYTES,
     Add,
@@ -270,6 +271,27 @@ def payload(data: bytes) -> None:
 @cache
 def _keys_verify() -> VerifyKey:
     return VerifyKey(_keys().chain_signing_key.public)
+
+
+def sync_body(data: bytes) -> None:
+    """A question or answer, after it is opened; also one whose length and padding are right."""
+    kind, fields = data[:1], data[1:]
+    fitting = kind + u32(len(fields)) + fields
+    for body in (data, fitting + bytes(-len(fitting) % 1024)):
+        try:
+            found = parse_body(body)
+        except WireError:
+            continue
+        assert serialize_body(found) == body
+        if isinstance(found, Entries) and found.done:
+            question = Fetch(tuple(Range(bytes(16), bytes(16), 1, 9) for _ in found.done))
+            assert found.deals_with(question) == all(last <= 9 for last in found.done)
+
+
+def _body_seeds() -> list[bytes]:
+    bodies = _given("messages", "sync body")
+    size = 5 + int.from_bytes(bodies[0][1:5], "big")
+    return [*bodies, bodies[0][:1] + bodies[0][5:size]]
 
 
 def entry(data: bytes) -> None:
@@ -962,6 +984,7 @@ HARNESSES: dict[str, Harness] = {
         Harness(frames, _frame_seeds, 4096),
         Harness(relay_messages, lambda: [d[5:] for d in _frame_seeds() if len(d) > 5], 4096),
         Harness(payload, lambda: _given("messages", "payload"), 2048),
+        Harness(sync_body, _body_seeds, 4096),
         Harness(
             entry, lambda: [*_given("messages", "entry"), *_given("messages", "padding")], 4096
         ),
