@@ -156,7 +156,6 @@ class Close:
     """The connection is of no use any more; `exit_code` is what it means for a run that ends."""
 
     exit_code: int
-    is_final: bool = False  # another connection would be of no use either
 
 
 Effect = (

@@ -201,7 +201,7 @@ class Engine:
         self._status = ""
         self._link: Link | None = None
         self._is_rejoining = False  # typed lines wait until the room has us again
-        self._gave_up = False  # another connection would be of no use
+        self._is_in_room = False  # over the connection that there is
         self._code_so_far = 0  # of sessions that ended before this one
         # Of the whole chain; None: it is checked on.  What a start looked at is checked already.
         self._verdict = profile.verdict if profile.checked_from == 0 else None
@@ -342,9 +342,13 @@ class Engine:
         effects = self._session.disconnected(why, now())
         if not self.ready.is_set():
             return [*effects, Close(3)]
-        if self._gave_up:
-            return effects
-        self._retry.lost(now().s, members)
+        if self._is_in_room:
+            self._retry.lost(now().s, members)
+        else:
+            # A relay that does not let us in is asked less and less often, and never given up: what
+            # it wants may be a mistake, or not even its word.
+            self._retry.failed(now().s)
+        self._is_in_room = False
         return effects
 
     def _dial_if_due(self) -> None:
@@ -476,6 +480,7 @@ class Engine:
             case Ready():
                 self.ready.set()
                 self._is_rejoining = False
+                self._is_in_room = True
                 self._retry.reset()
             case Query():
                 self._answer(effect)
@@ -486,16 +491,13 @@ class Engine:
             case Leave(exit_code):
                 self.exit_code = exit_code or self._code_so_far
                 self.over.set()
-            case Close(exit_code, is_final):
-                self._close(exit_code, is_final=is_final)
+            case Close(exit_code):
+                self._close(exit_code)
             case Append() | Remember() | Refuse():
                 pass  # done before
 
-    def _close(self, exit_code: int, *, is_final: bool) -> None:
+    def _close(self, exit_code: int) -> None:
         self._is_rejoining = False
-        if is_final:
-            self._gave_up = True
-            self._retry.reset()
         if self._link is not None:
             self._link.close()
         if not (self.ready.is_set() or self.over.is_set()):
@@ -706,7 +708,7 @@ class Engine:
         while self._link is not None:
             for item in self._inbox.take(_TICK_S, _MOST_ITEMS):
                 if isinstance(item, Lost):
-                    self._link = None
+                    self._link, self._is_in_room = None, False
                 elif not isinstance(item, Received):
                     others.append(item)
         for item in others:

@@ -205,7 +205,7 @@ class Session:
         self._joined_with = b""  # the bundle that the relay has of us
         self._said_refused = False  # on this connection
         # Since we were in the room: why we closed, and that the connection is lost.
-        self._said_closed = self._said_kept = False
+        self._said_closed = self._said_kept = self._said_asked = False
         self._leaving_by_s: float | None = None
         self._said_unconfirmed: set[bytes] = set()  # fingerprints
         self._confirmed_next_s = now.s
@@ -284,12 +284,17 @@ class Session:
             why = alert(f"the relay broke the protocol: {exc}", "protocol_broken")
             return self._close(why, 3)
 
-    def _close(self, why: Show, exit_code: int, *, is_final: bool = False) -> Effects:
-        """Said once, however often it is tried again."""
+    def _close(self, why: Show, exit_code: int, *, is_asked: bool = False) -> Effects:
+        """Said once, however often it is tried again.
+
+        Args:
+            is_asked: a person has to do something: said once as well, whatever was said before.
+        """
         self._state = _State.CLOSING
-        is_known = (self._said_closed or self._said_kept) and not is_final
+        is_known = self._said_asked if is_asked else self._said_closed or self._said_kept
+        self._said_asked |= is_asked
         self._said_closed = True
-        return [*([] if is_known else [why]), Close(exit_code, is_final)]
+        return [*([] if is_known else [why]), Close(exit_code)]
 
     def _receive(self, frame: Frame, now: Moment) -> Effects:
         expected = {
@@ -328,7 +333,7 @@ class Session:
     def _hello(self, hello: Hello) -> Effects:
         if hello.needs_password and not self._password:
             wants = "this relay wants a password: --password-file FILE"
-            return self._close(error(wants), 5, is_final=True)
+            return self._close(error(wants), 5, is_asked=True)
         proof = bytes(32)
         if hello.needs_password:
             proof = join_proof(
@@ -376,7 +381,8 @@ class Session:
             )
         if self._was_ready:
             effects += self._resume(now)
-        self._was_ready, self._said_closed, self._said_kept = True, False, False
+        self._was_ready = True
+        self._said_closed = self._said_kept = self._said_asked = False
         return [*effects, Ready()]
 
     def _say_later(self) -> Effects:
@@ -416,9 +422,9 @@ class Session:
 
     def _error(self, frame: Error) -> Effects:
         code = 5 if frame.code == ErrorCode.PASSWORD else 3
-        is_final = frame.code in (ErrorCode.PASSWORD, ErrorCode.VERSION)
+        is_asked = frame.code in (ErrorCode.PASSWORD, ErrorCode.VERSION)
         why = error(f"the relay closed the connection: {frame.text}")
-        return self._close(why, code, is_final=is_final)
+        return self._close(why, code, is_asked=is_asked)
 
     # ----------------------------------------------------------------- presence
 

@@ -97,6 +97,7 @@ class Script:
         self.calls: list[str] = []
         self.ticks = 0
         self.on_tick: list[Effect] = []
+        self.lets_in = True  # the relay
         self.exit_code = 0
         self.leaving = False
         self.lets_in = True  # a connection is in the room as soon as it is made
@@ -1210,15 +1211,38 @@ def test_connection_that_is_lost_is_tried_again_until_it_is_back(
     assert running.session.calls.count("disconnected cut") == 1
 
 
-def test_relay_that_wants_another_password_is_not_tried_again(running: Running) -> None:
-    running.renewed = (Script(), running.link)
-    running.session.answers["error"] = [Close(5, True)]
-    running.session.waits_for_ticks(1)
-    running.inbox.put(received("error"))
-    running.inbox.put(Lost("closed"))
-    running.session.waits_for_ticks(20)
-    assert running.session.calls.count("connected") == 1
-    assert not running.engine.over.is_set()
+def test_relay_that_lets_nobody_in_is_tried_less_and_less_often_and_never_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+
+    class Noted(Retry):
+        def lost(self, now_s: float, members: int) -> None:
+            calls.append("lost")
+            super().lost(now_s, members)
+
+        def failed(self, now_s: float) -> None:
+            calls.append("failed")
+            super().failed(now_s)
+
+    monkeypatch.setattr(chat_engine, "Retry", lambda: Noted(lambda: 0.0))
+    monkeypatch.setattr(chat_retry, "_FIRST_S", 0.001)
+    running = Running()
+    running.renewed = (running.session, running.link)
+    with running:
+        running.session.waits_for_ticks(1)
+        running.session.lets_in = False
+        running.session.answers["error"] = [Close(5)]
+        for tries in range(1, 4):
+            running.inbox.put(received("error"))
+            running.inbox.put(Lost("closed"))
+            running.waits_for_call("connected", tries + 1)
+        running.session.lets_in = True
+        running.inbox.put(Lost("closed"))
+        running.waits_for_call("connected", 5)
+        running.inbox.put(Lost("cut"))
+        running.waits_for_call("connected", 6)
+    assert calls == ["lost", "failed", "failed", "failed", "lost"]
 
 
 def test_connection_that_is_lost_with_the_welcome_still_unread_is_tried_again(

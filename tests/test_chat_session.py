@@ -1862,6 +1862,21 @@ def test_password_is_proved_with_what_the_relay_said(room: SimulatedRoom) -> Non
     assert without.said("this relay wants a password")
 
 
+def test_password_that_is_wanted_all_at_once_is_said_once_and_not_the_end(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    """The relay started anew with one, or a bit of its HELLO was flipped on the way."""
+    room.disconnect(alice)
+    for _ in range(3):
+        alice.perform(alice.session.connected())
+        alice.hears(Hello(1, 1, bytes(32), True).serialize())
+        alice.perform(alice.session.disconnected("closed", room.now))
+    wants = [notice for notice in alice.notices if "wants a password" in notice]
+    assert len(wants) == 1
+    room.connect(alice)
+    assert alice.session.joined
+
+
 def test_password_is_not_proved_to_a_relay_that_wants_none(room: SimulatedRoom) -> None:
     alice = room.join("alice", password=b"correct horse")
     (join,) = (Join.parse(Frame(f).body) for f in alice.sent)
