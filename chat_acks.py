@@ -52,6 +52,7 @@ def _interval_s(members: int, low: float, high: float) -> float:
 class _Sent(NamedTuple):
     frame: bytes
     is_chat: bool
+    seq: int
 
 
 @dataclass
@@ -91,16 +92,16 @@ class Conversation:
     def wrote(self, signed: SignedEntry) -> None:
         """A chat entry of ours, on our chain."""
         if self.peer is not None:
-            self._unacked[signed.entry.seq] = _Sent(b"", True)
+            self._unacked[signed.entry.seq] = _Sent(b"", True, signed.entry.seq)
 
     def sent(self, message: Message, frame: bytes, entry: Entry) -> None:
         """It went out: to the room, and the relay's copy of it is awaited; or to one person, and
         the ack is."""
         is_chat = entry.kind == EntryKind.CHAT
         if self.peer is None:
-            self._unechoed[message.epoch, message.n] = _Sent(frame, is_chat)
+            self._unechoed[message.epoch, message.n] = _Sent(frame, is_chat, entry.seq)
         else:
-            self._unacked[entry.seq] = _Sent(message.serialize(), is_chat)
+            self._unacked[entry.seq] = _Sent(message.serialize(), is_chat, entry.seq)
 
     def again(self, roster: Roster) -> list[Transmit]:
         """What went out and may have been lost with the connection, as the same bytes."""
@@ -121,10 +122,17 @@ class Conversation:
         done = [seq for seq in self._unacked if self.ours.confirmed(acker, seq)]
         for seq in done:
             del self._unacked[seq]
+        # Whose copy was altered on its way to us, or to all and was fetched since, did arrive.
+        arrived = [
+            key for key, sent in self._unechoed.items() if self.ours.has_signed_for(acker, sent.seq)
+        ]
+        for key in arrived:
+            del self._unechoed[key]
         return is_ours
 
     def unsent(self) -> int:
-        """Our messages that never left: not echoed by the relay, or in a pair not confirmed."""
+        """Our messages that never left: not echoed by the relay nor confirmed by anybody, or in a
+        pair not confirmed."""
         if self.peer is not None:
             return sum(sent.is_chat for sent in self._unacked.values())
         waiting = sum(signed.entry.kind == EntryKind.CHAT for signed, _ in self.pending)

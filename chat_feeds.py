@@ -201,6 +201,12 @@ class OurFeed:
         report = self.acked.get(session_id)
         return report is not None and report.seq >= seq and seq not in report.missing
 
+    def has_signed_for(self, session_id: bytes, seq: int) -> bool:
+        """As `confirmed`, of entries alone that were sent to it: what it says of others is that
+        they are none of its business."""
+        reached = self._reached.get(session_id)
+        return reached is not None and seq >= reached and self.confirmed(session_id, seq)
+
     def recipients(self, live: Iterable[bytes]) -> list[bytes]:
         """The live sessions that our last entry was sent to."""
         return [s for s in live if s in self._given and self.seq >= self._reached[s]]

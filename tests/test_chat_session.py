@@ -293,6 +293,30 @@ def test_altered_echo_is_counted_and_the_message_stays_unsent(
     assert (alice.session.unsent(), alice.counts["duplicate"]) == (0, 1)
 
 
+def test_ack_is_a_receipt_too_where_the_echo_was_altered_or_withheld(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.tamper = withholding(is_message, [], receiver=alice)
+    alice.types("hello")
+    assert alice.session.unsent() == 1
+    room.passes(5.0)
+    assert bob.messages == ["alice: hello"]
+    assert alice.session.unsent() == 0
+
+
+def test_ack_of_somebody_whom_it_was_not_sent_to_is_no_receipt(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    room.tamper = withholding(is_message, [])
+    alice.types("hello nobody")
+    room.tamper = None
+    carol = room.join("carol")
+    alice.types("hello carol")
+    room.passes(5.0)
+    assert carol.messages == ["alice: hello carol"]
+    assert alice.session.unsent() == 1
+
+
 @pytest.mark.parametrize("line", ["", "   ", "\n"])
 def test_empty_line_sends_nothing(alice: SimulatedMember, bob: SimulatedMember, line: str) -> None:
     alice.types(line)
@@ -1984,7 +2008,7 @@ def test_leaving_sends_the_acks_that_are_owed(
 def test_leaving_twice_never_prolongs_and_a_signal_shortens(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
-    room.tamper = withholding(is_message, [])
+    room.tamper = withholding(lambda _: True, [])
     alice.types("goodbye")
     alice.types("/quit")
     room.passes(4)
