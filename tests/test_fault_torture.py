@@ -22,7 +22,7 @@ import pytest
 from fault_proxy import FaultProxy, Way
 from own_network import in_own_network
 from processes import DEADLINE_S, ROOT, Relay
-from test_faults_end_to_end import Member, check
+from test_faults_end_to_end import Member, check, cut_into_a_blackhole
 
 from chat_wire import SILENCE_S
 
@@ -65,48 +65,23 @@ class Room:
         self._said[member.name].append(text)
         return text
 
-    def is_whole(self, within_s: float) -> None:
-        """Waits until everybody hears everybody, asked again and again."""
-        deadline = time.monotonic() + within_s
-        unheard = {
-            (a.name, b.name): list[str]() for a in self.members for b in self.members if a is not b
-        }
-        while unheard:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not whole after {within_s} s: {sorted(unheard)}")
-            for speaker in self.members:
-                text = self.say(speaker)
-                for pair in unheard:
-                    if pair[0] == speaker.name:
-                        unheard[pair].append(text)
-            patience = time.monotonic() + 1.0
-            for member in self.members:
-                while member.reads(max(0.0, patience - time.monotonic())):
-                    heard = {e["text"] for e in member.told[-200:] if e["type"] == "message"}
-                    for pair in [p for p in unheard if p[1] == member.name]:
-                        if heard.intersection(unheard[pair]):
-                            del unheard[pair]
-                    if not any(pair[1] == member.name for pair in unheard):
-                        break
-
-    def talks(self) -> None:
-        """Everybody says something; and everybody hears all that was said so far."""
+    def is_whole(self, within_s: float = HEALED_S) -> float:
+        """Everybody says something; then everybody hears all that was said so far.  How long that
+        took, in seconds."""
+        start = time.monotonic()
         for member in self.members:
             self.say(member)
         for member in self.members:
             others = (texts for name, texts in self._said.items() if name != member.name)
-            member.hears((text for texts in others for text in texts), HEALED_S)
+            texts = [text for texts in others for text in texts]
+            member.hears(texts, within_s - (time.monotonic() - start))
+        return time.monotonic() - start
 
-    def ends(self, forgiven: tuple[str, ...] = ()) -> None:
-        """All leave, and their chains are checked.
-
-        Args:
-            forgiven: who may leave with something that was never echoed.
-        """
+    def ends(self) -> None:
+        """All leave, and their chains are checked."""
         mined = {member.name: member.mined() for member in self.members}
-        for member in self.members:
-            code = member.leaves()
-            assert code == 0 or (code == 3 and member.name in forgiven), f"{member.name}: {code}"
+        codes = {member.name: member.leaves() for member in self.members}
+        assert not any(codes.values()), codes
         late = {member.name: member.late() for member in self.members}
         check({m.name: m.home for m in self.members}, mined, late)
 
@@ -125,7 +100,7 @@ FAULTS: dict[str, Callable[[FaultProxy, random.Random], None]] = {
     "cut": lambda line, rng: line.cut(),
     "half-close": lambda line, rng: line.half_close(rng.choice(list(Way))),
     "stall": lambda line, rng: line.stall(*rng.choice(((), (Way.UP,), (Way.DOWN,)))),
-    "blackhole": lambda line, rng: (line.blackhole(), line.cut())[0],  # type: ignore[func-returns-value]
+    "blackhole": lambda line, rng: cut_into_a_blackhole(line),
     "duplicate": lambda line, rng: line.duplicate(
         *rng.choice(((), (Way.UP,), (Way.DOWN,))), every=rng.choice((20, 300, 3000))
     ),
@@ -133,6 +108,10 @@ FAULTS: dict[str, Callable[[FaultProxy, random.Random], None]] = {
         *rng.choice(((), (Way.UP,), (Way.DOWN,))), every=rng.choice((20, 300, 3000))
     ),
 }
+# Bytes that TCP's checksum let pass, and that still made whole frames, are a relay's lie to the
+# members: who was altered is refused, and unknown until one of the two connects anew.  Nothing in
+# the time of a schedule would bring that about, so such a line is given up with its fault.
+ALTERING = {"duplicate", "corrupt"}
 
 
 def play(seed: int, room: Room, line: FaultProxy) -> Counter[str]:
@@ -151,10 +130,9 @@ def play(seed: int, room: Room, line: FaultProxy) -> Counter[str]:
         if rng.random() < 0.5:
             line.heal()
     line.heal()
-    healed = time.monotonic()
-    room.is_whole(HEALED_S)
-    took_s = time.monotonic() - healed
-    room.talks()
+    if ALTERING.intersection(names):
+        line.cut()
+    took_s = room.is_whole()
     lost = victim.count("connection_lost", since)
     return Counter(names) + Counter(schedules=1, losses=lost, healed_ms=round(took_s * 1000))
 
@@ -173,13 +151,14 @@ def play_all(number: int, seeds: list[int], port: int, path: Path) -> list[tuple
                 for name, at in (("victim", line.port), ("alice", port), ("bob", port))
             ]
             room = Room(members)
-            room.talks()
+            room.is_whole()
             for seed in seeds:
                 done.append((seed, play(seed, room, line)))
-            room.ends(forgiven=("victim",))
+            room.ends()
     except AssertionError as exc:
         notes = "\n".join(getattr(exc, "__notes__", []))
         done.append((seed, f"{exc}\n{notes}"))
+        print(f"--- CHAINROOM_SEED={seed}, or the end of its room: {exc}\n{notes}", flush=True)
     return done
 
 
@@ -200,8 +179,6 @@ def test_random_schedules_of_faults_are_healed_within_a_minute(
     slowest = max((w["healed_ms"] for _, w in done if isinstance(w, Counter)), default=0)
     print(f"\n{dict(counted)}, slowest healed in {slowest} ms")
     failed = [(seed, what) for seed, what in done if not isinstance(what, Counter)]
-    for seed, what in failed:
-        print(f"--- CHAINROOM_SEED={seed} (or its room's end)\n{what}")
     assert not failed, [(seed, str(what)[:300]) for seed, what in failed]
     assert counted["schedules"] == len(seeds)
 
@@ -284,7 +261,7 @@ def kill_relays(number: int, kills: int, path: Path) -> int:
         ]
         room = Room(members)
         for _ in range(kills):
-            room.talks()
+            room.is_whole()
             since = [len(member.told) for member in members]
             for _ in range(10):
                 for member in members:
@@ -297,7 +274,7 @@ def kill_relays(number: int, kills: int, path: Path) -> int:
             relay = stack.enter_context(Relay("--port", str(relay.port)))
             for member, at in zip(members, since, strict=True):
                 member.is_back(at, HEALED_S)
-            room.is_whole(HEALED_S)
+            room.is_whole()
         room.ends()
         return sum(len(member.mined()) for member in members)
 
@@ -323,7 +300,7 @@ def test_who_is_frozen_for_a_while_goes_on(tmp_path: Path, who: str, seconds: in
         Member(relay.port, tmp_path / "bob", "bob") as bob,
     ):
         room = Room([alice, bob])
-        room.talks()
+        room.is_whole()
         frozen = alice.process if who == "client" else relay.process
         frozen.send_signal(signal.SIGSTOP)
         try:
@@ -331,8 +308,7 @@ def test_who_is_frozen_for_a_while_goes_on(tmp_path: Path, who: str, seconds: in
             time.sleep(seconds)
         finally:
             frozen.send_signal(signal.SIGCONT)
-        room.is_whole(HEALED_S)
-        room.talks()
+        room.is_whole()
         is_lost = seconds > SILENCE_S
         assert bool(alice.count("connection_lost")) == is_lost
         if who == "relay":
@@ -358,7 +334,7 @@ from types import SimpleNamespace
 sys.path.insert(0, sys.argv[1])
 from processes import Process, environment
 import test_faults_end_to_end as e2e
-from test_fault_torture import Room, HEALED_S
+from test_fault_torture import Room
 
 home = Path(sys.argv[2])
 
@@ -398,12 +374,9 @@ def run(scenario):
             e2e.Member(port, home / "bob", "bob") as bob,
         ):
             room = Room([alice, bob])
-            room.talks()
+            room.is_whole()
             scenario(relay, alice, bob, room)
-            healed = time.monotonic()
-            room.is_whole(HEALED_S)
-            print("healed_s", round(time.monotonic() - healed, 1))
-            room.talks()
+            print("healed_s", round(room.is_whole(), 1))
             room.ends()
 
 def noticed(member, what, since, within_s):
