@@ -1,6 +1,9 @@
-"""Members who come, go, talk, ignore and rename, and a relay that lies to them in every way that it
-can: whatever happens, nobody has what was not said, or not said to him, or has it twice, and nobody
-acknowledges what is not there.  When the relay has been honest for long enough, all is well again.
+"""Members who come, go, talk, ignore and rename, a relay that lies to them in every way that it
+can, and a member who signs what no client would.
+
+Whatever happens, nobody honest has what was not said, or not said to him, or has it twice, or
+acknowledges what is not there, or is said to tell two stories.  When the relay has been honest for
+long enough, all is well again.
 
 How many rooms are played is in CHAINROOM_PLAYED_ROOMS, and of how many steps in CHAINROOM_STEPS;
 `make torture` plays 10,000 of 50.
@@ -26,13 +29,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from lying_relay import GHOST, Lie, LyingRelay, each_once, flipped, ghost
-from simulated_room import SimulatedMember, keystore
+from simulated_room import LOBBY, SimulatedMember, keystore
 
 import chat_acks
 import chat_messages
 import chat_session
 import chat_sync
 from chat_feeds import MAX_HELD_FRAMES
+from chat_messages import Ack, Entry, EntryKind, FeedReport, KeyShare, Payload
+from chat_wire import Broadcast, Direct
 
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank")
 LIES = st.lists(st.sampled_from(Lie), min_size=1, max_size=6)
@@ -69,6 +74,8 @@ class Room(RuleBasedStateMachine):
         return [name for name in self.names if name not in running]
 
     def member(self, number: int) -> SimulatedMember:
+        if not self.room.running:  # who wanted to leave is gone by now
+            self.room.start("alice")
         return self.room.running[number % len(self.room.running)]
 
     def text(self) -> str:
@@ -141,6 +148,51 @@ class Room(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.room.passes(seconds, step=0.5 if seconds < 5 else 2 if seconds < 100 else 300)
 
+    # ----------------------------------------------------------------- a member who lies
+
+    def liar(self) -> SimulatedMember:
+        """Runs the same client, and signs besides what no client would."""
+        found = [m for m in self.room.running if m.name == GHOST]
+        return found[0] if found else self.room.start(GHOST)
+
+    def lie(self, liar: SimulatedMember, payload: Payload, to: bytes = b"") -> None:
+        """To the room, or to one session."""
+        if liar.session.joined:
+            data = payload.serialize()
+            self.room.carry(liar, (Direct(to, data) if to else Broadcast(data)).serialize())
+            self.room.settle()
+
+    @rule(ahead=st.integers(-3, 5), kind=st.sampled_from([1, 1, 1, 2, 9]))
+    def liar_tells_two_stories(self, ahead: int, kind: int) -> None:
+        """In one place of its feed, wherever that is, to whoever has its key."""
+        liar = self.liar()
+        self.types(liar, self.text())
+        feed = liar.session._room_conversation.ours
+        if feed.chain is None:
+            return
+        for _ in range(2):
+            text = b"" if kind == EntryKind.AUDIENCE else self.text().encode()
+            place = (LOBBY.tag, liar.session_id, max(1, feed.seq + ahead), feed.ids[-1])
+            entry = Entry(kind, *place, bytes(32), 0, DICE.randbytes(16), text)
+            self.lie(liar, feed.seal(entry.sign(liar.session._key)))
+
+    @rule(number=NUMBER, seq=st.integers(1, 9), last=st.booleans())
+    def liar_acknowledges(self, number: int, seq: int, last: bool) -> None:
+        """What it has, has not, or what there never was."""
+        liar, member = self.liar(), self.member(number)
+        feed = member.session._room_conversation.ours
+        entry_id = feed.ids[(seq - 1) % feed.seq] if feed.seq else b"x" * 32
+        report = FeedReport(member.session_id, seq, entry_id, tuple(range(1, seq)))
+        fields = (liar.session_id, LOBBY.tag, 2**32 - 1 if last else seq, b"x" * 32, (report,))
+        self.lie(liar, Ack.create(liar.session._key, *fields, liar.head()))
+
+    @rule(number=NUMBER, epoch=st.integers(1, 5), n=st.integers(0, 5), first=st.integers(1, 9))
+    def liar_gives_keys(self, number: int, epoch: int, n: int, first: int) -> None:
+        """That open nothing, and would have somebody lack less than it does."""
+        liar, to = self.liar(), self.member(number)
+        fields = (liar.session_id, LOBBY.tag, epoch, n, first, to.session._our, b"k" * 32)
+        self.lie(liar, KeyShare.create(liar.session._key, *fields), to.session_id)
+
     # ----------------------------------------------------------------- the relay
 
     @rule(number=NUMBER, other=NUMBER, lies=LIES, lines=st.integers(0, 3))
@@ -204,11 +256,11 @@ class Room(RuleBasedStateMachine):
         for member in room.running:
             room.reconnect(member)
         room.passes(50, step=1)  # with what follows 60 s are over, which DESIGN.md section 8 gives
-        staying = [m for m in room.running if room.takes_lines(m)]
+        staying = [m for m in room.running if room.takes_lines(m) and m.name != GHOST]
         for member in staying:
             member.types(f"{member.name} at last")
         room.passes(8, step=1)
-        self.check({member.name for member in room.running if room.takes_lines(member)})
+        self.check({member.name for member in staying})
         for author in staying:
             for reader in staying:
                 if author is not reader and self.may_read(reader, author):
@@ -228,7 +280,12 @@ class Room(RuleBasedStateMachine):
 
     def check(self, names: set[str]) -> None:
         histories = of_room(self.room.everybody, here=names)
-        check(histories, lacking=not_read(self.room) if names else None, late=None)
+        lacking = not_read(self.room) if names else None
+        check(histories, lacking=lacking, late=None, liars={GHOST})
+        liar = keystore(GHOST).identity.fingerprint.hex()
+        for line in (line for member in self.room.everybody for line in member.lines):
+            assert line.event != "rewritten"
+            assert line.event != "fork" or line.fields["fingerprint"] == liar
 
 
 def not_read(room: LyingRelay) -> set[tuple[str, bytes]]:
