@@ -54,7 +54,10 @@ class Roster:
         # By fingerprint, the latest seen last; at most MAX_AUDIENCE.
         self.known = dict(sorted(known.items(), key=lambda item: item[1].last_seen_ms))
         self._names: dict[bytes, str] = {}  # made of `known` when first asked for
-        self._namesakes: dict[str, list[bytes]] = {}  # of `known`, likewise
+        # Of `known`, ours aside, by nick: always, since a room of a thousand is named as it comes.
+        self._namesakes: dict[str, dict[bytes, None]] = {}
+        for fingerprint, person in self.known.items():
+            self._note_nick(fingerprint, person.nick)
         self._digest = b""  # made of `live` when first asked for
         # Digest, ended at, which roster of ours it was of.
         self._digests: deque[tuple[bytes, float, int]] = deque(maxlen=_MAX_DIGESTS)
@@ -164,17 +167,15 @@ class Roster:
     def forget_names(self) -> None:
         """Somebody was pinned or verified, or is verified no longer."""
         self._names.clear()
-        self._namesakes.clear()
 
     def _make_name(self, fingerprint: bytes) -> str:
         nick = self.nick(fingerprint)
         if self._pins.is_verified(fingerprint) and not self._is_claimed(nick, fingerprint):
             return nick
-        if not self._namesakes:
-            for other in self.known:
-                self._namesakes.setdefault(self.nick(other), []).append(other)
-        namesakes = self._namesakes.get(nick, ())
-        return full_name(nick, fingerprint, [*namesakes, *self._pins.of(nick)])
+        namesakes = [*self._namesakes.get(nick, ()), *self._pins.of(nick)]
+        if nick == self.our.nick:
+            namesakes.append(self.our.fingerprint)
+        return full_name(nick, fingerprint, namesakes)
 
     def _is_claimed(self, nick: str, but: bytes) -> bool:
         """Whether another who is verified or here has that nick."""
@@ -214,16 +215,30 @@ class Roster:
 
     def _meet(self, bundle: Bundle, now_ms: int) -> list[bytes]:
         """Re-inserted at the end, so that the first is the one not seen for longest."""
-        self.known.pop(bundle.fingerprint, None)
+        self._forget(bundle.fingerprint)
         self.known[bundle.fingerprint] = Person(bundle.nick, now_ms)
+        self._note_nick(bundle.fingerprint, bundle.nick)
         forgotten: list[bytes] = []
         if len(self.known) > MAX_AUDIENCE:
             kept = {b.fingerprint for b in self.live.values()} | {self.our.fingerprint}
             away = (f for f in self.known if f not in kept)
             forgotten = list(islice(away, len(self.known) - MAX_AUDIENCE))
             for fingerprint in forgotten:
-                del self.known[fingerprint]
+                self._forget(fingerprint)
         return forgotten
+
+    def _note_nick(self, fingerprint: bytes, nick: str) -> None:
+        if fingerprint != self.our.fingerprint:
+            self._namesakes.setdefault(nick, {})[fingerprint] = None
+
+    def _forget(self, fingerprint: bytes) -> None:
+        person = self.known.pop(fingerprint, None)
+        if person is None or fingerprint == self.our.fingerprint:
+            return
+        of_nick = self._namesakes[person.nick]
+        del of_nick[fingerprint]
+        if not of_nick:
+            del self._namesakes[person.nick]
 
     def _retire_digest(self, now_s: float) -> None:
         self._digests.append((self.digest(), now_s, self.number))

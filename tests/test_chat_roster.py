@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import cache
 from types import SimpleNamespace
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 import pytest
 
 import chat_roster
-from chat_messages import MAX_AUDIENCE, Bundle, roster_digest
+from chat_messages import MAX_AUDIENCE, Bundle, full_name, roster_digest
 from chat_pins import Pins
 from chat_roster import MAX_LIVE, Person, Roster
 from crypto_utils import IdentityPublic, SigningKey, VerifyKey
@@ -111,6 +112,27 @@ def test_namesakes_are_all_found_and_told_apart_by_tag() -> None:
     names = roster(bundle("bob", one), bundle("bob", two, 2))
     assert sorted(names.find("bob")) == [one, two]
     assert names.find("bob#2") == [two]
+
+
+def test_names_after_any_coming_going_and_renaming_are_those_of_who_is_known_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chat_roster, "MAX_AUDIENCE", 6)  # so that some are forgotten
+    rng = random.Random(1)
+    people = [bytes((0x7F, 0x3A, n)).ljust(32, b"\0") for n in range(9)]  # of one tag
+    names = roster()
+    for step in range(300):
+        who, nick = rng.choice([*people, OUR]), rng.choice(["ann", "bob", "us"])
+        match rng.randrange(4):
+            case 0:
+                names.renew(bundle(nick, OUR, session=1, sek_number=step))
+            case 1:
+                names.remove(bundle(nick, who, session=9).session_id, S, MS)
+            case _:
+                names.add(bundle(nick, who, session=rng.choice((0, 9))), S, MS)
+        for one in names.known:
+            of_nick = [other for other in names.known if names.nick(other) == names.nick(one)]
+            assert names.name(one) == full_name(names.nick(one), one, of_nick)
 
 
 def test_live_people_are_meant_before_those_who_are_away() -> None:
