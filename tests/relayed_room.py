@@ -5,7 +5,8 @@
     room.until(lambda: alice.session.joined and bob.session.joined, "both are in the room")
 
 So hundreds of members fit into one process.  What many of them check alike (a bundle, a signature)
-is checked once (`checked_once`), and each session's clock ticks once a second, not ten times.
+is checked once, and who unwraps a key is told what was wrapped (`in_one_process`): each of them
+would have a computer for that.  Each session's clock ticks once a second, not ten times.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from unittest import mock
 
 import simulated_room
 from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, recall, session_keys
 from test_chain_torture import remembered_signatures
 
+from chat_archive import Archive
 from chat_engine import now
 from chat_link import connect
 from chat_memory import Memory
@@ -35,8 +38,8 @@ _KEYS = 8  # session keys, for all members together
 
 
 @contextmanager
-def checked_once() -> Iterator[None]:
-    """What hundreds of members here would check alike: nearly all of the time."""
+def in_one_process() -> Iterator[None]:
+    """What would take one computer nearly all of the time is done once, or not at all."""
 
     @cache
     def parsed(raw: bytes, room: RoomSecret) -> Bundle:
@@ -49,10 +52,34 @@ def checked_once() -> Iterator[None]:
     def any_key(name: str, number: int) -> EncryptionManager:
         return key_of(hash((name, number)) % _KEYS)
 
-    parse = Bundle.parse
+    def wrap_key(key: bytes, recipient_public_key: bytes, label: bytes) -> bytes:
+        wrapped = wrap(key, recipient_public_key, label)
+        wraps[wrapped, recipient_public_key, label] = key
+        return wrapped
+
+    def unwrap_key(self: EncryptionManager, wrapped: bytes, label: bytes) -> bytes:
+        known = wraps.get((wrapped, self.get_public_key(), label))
+        return unwrap(self, wrapped, label) if known is None else known
+
+    def archive(self: SimulatedMember) -> Archive:
+        """Told of what the chain gained since it was last asked for."""
+        drafts = self.room.drafts[self.name]
+        its, noted = archives.get(self.name, (Archive(lambda index: drafts[index - 1].record), 0))
+        for index, draft in enumerate(islice(drafts, noted, None), noted + 1):
+            its.note(index, draft.type, draft.record)
+        archives[self.name] = its, len(drafts)
+        return its
+
+    archives: dict[str, tuple[Archive, int]] = {}
+    wraps: dict[tuple[bytes, bytes, bytes], bytes] = {}
+    parse, wrap = Bundle.parse, EncryptionManager.wrap_key
+    unwrap = EncryptionManager.unwrap_key
     with (
         remembered_signatures(),
         mock.patch.object(Bundle, "parse", parsed),
+        mock.patch.object(EncryptionManager, "wrap_key", staticmethod(wrap_key)),
+        mock.patch.object(EncryptionManager, "unwrap_key", unwrap_key),
+        mock.patch.object(SimulatedMember, "archive", archive),
         mock.patch.object(simulated_room, "session_keys", any_key),
     ):
         yield
