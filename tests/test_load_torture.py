@@ -41,6 +41,8 @@ JOINED_S = 60.0  # all of them, by the issue
 SPEAKERS, ROUNDS = 10, 10
 SOAK_S = amount("SOAK", 180)
 GUESTS = 8
+ROOM_LOG_KIB = 2048  # the relay's log of a room grows to segments of 1 MiB
+KIB_A_RUN = 20  # what a client remembers of a session that spoke, for 30 days, of at most 4094
 
 
 # --------------------------------------------------------------------------- fifty clients
@@ -259,8 +261,7 @@ def sample(pid: int, at_s: float) -> Sample:
 
 
 def test_memory_threads_and_descriptors_stay_flat_while_members_come_and_go(tmp_path: Path) -> None:
-    """Of the relay, and of a client that stays.  The client remembers each session that spoke, and
-    each entry, for 30 days: some bytes a message."""
+    """Of the relay, and of a client that stays; but for what is remembered of who spoke."""
     rng = random.Random(1)
     names = [f"guest{n}" for n in range(GUESTS)]
     said: Counter[str] = Counter()
@@ -308,4 +309,7 @@ def test_memory_threads_and_descriptors_stay_flat_while_members_come_and_go(tmp_
         quarter = len(taken) // 4
         before, last = taken[quarter : 2 * quarter], taken[-quarter:]
         assert max(s.threads for s in last) <= max(s.threads for s in before), what
-        assert max(s.descriptors for s in last) <= max(s.descriptors for s in before), what
+        # As many more as members may be here by chance: each run that left one would show.
+        assert max(s.descriptors for s in last) <= max(s.descriptors for s in before) + GUESTS, what
+        grown_kib = max(s.rss_kib for s in last) - max(s.rss_kib for s in before)
+        assert grown_kib <= ROOM_LOG_KIB + KIB_A_RUN * runs / 2, (what, grown_kib)
