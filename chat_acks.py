@@ -31,6 +31,7 @@ __all__ = ["Acks", "Conversation", "Dropped"]
 
 _ACK_MIN_INTERVAL_S = 2.0
 _ACK_INTERVAL_PER_MEMBER_S = 0.1
+_TELL_AGAIN_S = 20.0
 # So long a member's acks must be of other rosters than ours before that is said: who was slow, or
 # asleep, has caught up by then.
 _DIFFER_FOR_S = 30.0
@@ -71,6 +72,7 @@ class Conversation:
     _ack_number: int = 0
     _is_ack_due: bool = False
     _next_ack_s: float = 0.0
+    _tell_again_s: float = 0.0
     _advanced: set[bytes] = field(default_factory=set)  # session_ids whose feed we owe a report
     # Whose feed grew, and no head came since that covers it.
     _uncovered: set[bytes] = field(default_factory=set)
@@ -165,6 +167,12 @@ class Conversation:
         """The next ack that is due for another reason reports these feeds too, and our own."""
         self._advanced.update(session_ids)
         self._reported = 0
+
+    def tell_again(self, now_s: float) -> None:
+        """Somebody may never have heard of what we wrote, nor of the acks that told of it."""
+        if now_s >= self._tell_again_s:
+            self._tell_again_s = now_s + _TELL_AGAIN_S
+            self._reported, self._is_ack_due = 0, True
 
     def is_due(self, now_s: float, *, at_once: bool) -> bool:
         """Whether an ack goes out now."""

@@ -33,7 +33,6 @@ from chat_messages import (
     Event,
     EventKind,
     SignedEntry,
-    audience_items,
 )
 from chat_sync_bodies import MAX_ENTRIES_BYTES, MAX_RANGES, Ask, Entries, Fetch, Gained, Range
 from chat_wire import MAX_BUNDLE_BYTES, WireError
@@ -72,9 +71,10 @@ class _Held:
     """One feed, as far as our chain has it."""
 
     runs: list[_Run] = field(default_factory=list)  # rising; none touches the next
-    # Of the audience entries among them, rising: the seq, and who may read from there on.
+    # Of the audience entries among them, rising: the seq, and the text, which says who may read
+    # from there on; as it is, since anybody may write many, and a set is eight times as large.
     audience_seqs: list[int] = field(default_factory=list)
-    audiences: list[frozenset[bytes]] = field(default_factory=list)
+    audiences: list[bytes] = field(default_factory=list)
     newest: int = 0  # the highest block
 
     def put(self, seq: int, block: int) -> None:
@@ -93,7 +93,7 @@ class _Held:
         if at < len(self.runs) and self.runs[at].first == before.end:
             before.blocks.extend(self.runs.pop(at).blocks)
 
-    def put_audience(self, seq: int, audience: frozenset[bytes]) -> None:
+    def put_audience(self, seq: int, audience: bytes) -> None:
         """Entry `seq` says who may read."""
         at = bisect_left(self.audience_seqs, seq)
         if self.audience_seqs[at : at + 1] != [seq]:
@@ -124,7 +124,7 @@ class _Held:
                 max(low, bisect_right(seqs, first) - 1), min(high, bisect_right(seqs, last))
             )
             for n in stays:
-                if reader in self.audiences[n]:
+                if _names(self.audiences[n], reader):
                     yield run, seqs[n], seqs[n + 1] if n + 1 < high else run.end
 
     def of(self, first: int, last: int, reader: bytes) -> Iterator[tuple[int, int]]:
@@ -132,6 +132,13 @@ class _Held:
         for run, low, end in self.entitled(reader, first, last):
             for seq in range(max(first, low), min(last + 1, end)):
                 yield seq, run.blocks[seq - run.first]
+
+
+def _names(audience: bytes, reader: bytes) -> bool:
+    at = audience.find(reader)
+    while at > 0 and at % AUDIENCE_ITEM_BYTES:
+        at = audience.find(reader, at + 1)
+    return at >= 0
 
 
 class Archive:
@@ -144,7 +151,7 @@ class Archive:
         self._feeds: dict[tuple[bytes, bytes], _Held] = {}  # by tag and session_id
         # By session_id: the block of its bundle, and the beginning of its person's fingerprint.
         self._bundles: dict[bytes, tuple[int, bytes]] = {}
-        self._audiences: dict[bytes, frozenset[bytes]] = {}  # most members write the same
+        self._audiences: dict[bytes, bytes] = {}  # most members write the same
         self._not_served: set[int] = set()  # blocks of texts that are erased or too long
 
     def note(self, index: int, kind: int, record: bytes) -> None:
@@ -172,8 +179,7 @@ class Archive:
         if entry.kind == EntryKind.AUDIENCE:
             # Of one that was erased nobody knows any more whom it named: from there on nobody may.
             text = b"" if kind == BlockType.FORGET else SignedEntry.parse(record).entry.text
-            audience = self._audiences.setdefault(text, frozenset(audience_items(text)))
-            held.put_audience(entry.seq, audience)
+            held.put_audience(entry.seq, self._audiences.setdefault(text, text))
 
     def lacks_beginnings(self, first_seqs: dict[tuple[bytes, bytes], int]) -> bool:
         """Whether it is not known who wrote one of these, or who may read it."""

@@ -92,10 +92,10 @@ class Roster:
         self.forget_names()
         return self._meet(bundle, now_ms)
 
-    def met(self, bundle: Bundle, now_ms: int) -> None:
-        """Somebody whose bundle was handed on; `bundle` is verified."""
+    def met(self, bundle: Bundle, now_ms: int) -> list[bytes]:
+        """Somebody whose bundle was handed on, as of `add`."""
         self.forget_names()
-        self._meet(bundle, now_ms)
+        return self._meet(bundle, now_ms)
 
     def remove(self, session_id: bytes, now_s: float, now_ms: int) -> Bundle | None:
         """A member that is gone; None if it was not live."""

@@ -119,6 +119,7 @@ _MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
 _MAY_STILL_COME_S = 10.0
 # Who is here confirms within an ack's interval and its spread, or something is wrong.
 _UNCONFIRMED_S, _UNCONFIRMED_INTERVALS = 60.0, 4.0
+_TELL_AGAIN_MS = 20_000
 _LOOK_EVERY_S = 1.0
 _ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
 
@@ -453,8 +454,7 @@ class Session:
         is_again = bool(self._roster.sessions_of(fingerprint)) and before is None
         met = self._roster.known.get(fingerprint)
         called = self._roster.name(fingerprint)
-        for forgotten in self._roster.add(bundle, now.s, now.ms):
-            self._outdated.append(SideRow(MEMBERS_TABLE, self._room.tag + forgotten, b""))
+        self._forget_people(self._roster.add(bundle, now.s, now.ms))
         self._room_conversation.owe()
         self._restate(bundle)
         if fingerprint == self._our.fingerprint:
@@ -478,6 +478,11 @@ class Session:
         is_joining = said and (before is None or self._trust.doubts(bundle.session_id))
         effects += self._take_in(bundle, meeting, now, said=is_joining, is_again=is_again)
         return effects
+
+    def _forget_people(self, fingerprints: list[bytes]) -> None:
+        self._outdated += [
+            SideRow(MEMBERS_TABLE, self._room.tag + forgotten, b"") for forgotten in fingerprints
+        ]
 
     def _take_in(
         self,
@@ -656,7 +661,7 @@ class Session:
         except (CryptoError, WireError):
             return self._dropped("altered")
         entry = signed.entry
-        missing_before = feed.missing_count()
+        missing_before, highest = feed.missing_count(), feed.highest
         match feed.accept(entry, now.ms):
             case Arrival.DUPLICATE:
                 return self._dropped("duplicate")
@@ -673,7 +678,7 @@ class Session:
         if (missed := feed.missing_count() - missing_before) > 0:
             self._catching_up.lack(
                 (feed.tag, feed.session_id),
-                feed.unheld(feed.first_seq, entry.seq),
+                [(max(highest + 1, feed.first_seq), entry.seq - 1)],
                 author.session_id,
                 now.s,
                 within_s=_MAY_STILL_COME_S,
@@ -828,7 +833,7 @@ class Session:
         conversation, feed = self._conversations.get(ack.tag), self._feed(ack.tag, ack.session_id)
         is_next = ack.number == feed.ack_number + 1
         effects = self._acks.take(ack, author, conversation, feed, now)
-        for report in ack.feeds:
+        for report in {report.session_id: report for report in ack.feeds}.values():
             is_next &= self._heed(ack.tag, report, author, now)
         if ack.tag == self._room.tag:
             self._catching_up.heard(author, ack.head.index, now.s, is_next=is_next)
@@ -983,7 +988,7 @@ class Session:
         if bundle.fingerprint in self._roster.known:
             return []
         meeting = self._trust.judge_absent(bundle)
-        self._roster.met(bundle, now.ms)
+        self._forget_people(self._roster.met(bundle, now.ms))
         effects = self._trust.introduce(bundle, meeting)
         if meeting is Meeting.CHANGED:
             return effects
@@ -1341,6 +1346,11 @@ class Session:
         if now.s < self._confirmed_next_s:
             return []
         self._confirmed_next_s = now.s + _LOOK_EVERY_S
+        for conversation in self._conversations.values():
+            ours = conversation.ours
+            since = map(ours.unconfirmed_since, ours.unconfirmed(self._roster.live))
+            if any(now.ms - since_ms >= _TELL_AGAIN_MS for since_ms in since):
+                conversation.tell_again(now.s)
         unconfirmed = self._unconfirmed()
         self._said_unconfirmed &= unconfirmed.keys()
         wait_ms = 1000 * max(_UNCONFIRMED_S, _UNCONFIRMED_INTERVALS * self._acks.interval_s)

@@ -177,7 +177,8 @@ class CatchingUp:
         for chain in list(self._told):
             self._tell(chain, 0)
         self._following.clear()
-        self._asks = dict.fromkeys(self._roster.live, now_s)
+        us = self._roster.our.fingerprint
+        self._asks = {s: now_s for s, b in self._roster.live.items() if b.fingerprint != us}
         for lack in self._lacks.values():
             lack.left_alone_until_s, lack.denials = -math.inf, 0
 
@@ -330,24 +331,25 @@ class CatchingUp:
         for request_id, asked in list(self._open.items()):
             if now_s - asked.asked_s >= _ANSWER_WITHIN_S:
                 self._unanswered(request_id)
+                self._next_to[asked.session_id] = now_s + _TRY_AGAIN_S
                 if isinstance(asked.question, Ask):
                     self._asks[asked.session_id] = now_s + _TRY_AGAIN_S
         effects: Effects = []
         given_up: list[Feed] = []
         if now_s < self._next_s:
             return effects, given_up
-        for session_id, question in self._questions(now_s, given_up):
-            effects.append(self._ask(session_id, question, now_s))
+        if (found := self._question(now_s, given_up)) is not None:
+            effects.append(self._ask(*found, now_s))
             members = len(self._roster.live)
             pace_s = max(_SHORTEST_PACE_S, min(_LONGEST_PACE_S, _PACE_PER_MEMBER_S * members))
             self._next_s = now_s + pace_s
-            break
         return effects, given_up
 
-    def _questions(self, now_s: float, given_up: list[Feed]) -> Iterator[tuple[bytes, Ask | Fetch]]:
-        """Of whom to ask what, the most urgent first."""
+    def _question(self, now_s: float, given_up: list[Feed]) -> tuple[bytes, Ask | Fetch] | None:
+        """Whom to ask what: of all who may be asked now one at random, so that nobody can be kept
+        from his turn by others who have much to say and never answer."""
         if len(self._open) >= _MAX_OPEN:
-            return
+            return None
         busy = {asked.session_id for asked in self._open.values()}
         busy |= {who for who, at_s in self._next_to.items() if now_s < at_s}
         fetches: dict[bytes, list[tuple[Feed, _Lack]]] = {}
@@ -371,20 +373,23 @@ class CatchingUp:
                 given_up.append(feed)
         for feed in given_up:
             self._give_up(feed, now_s)
-        for who, lacks in fetches.items():
-            ranges: list[Range] = []
-            for feed, lack in lacks:
-                if room := MAX_RANGES - len(ranges):
-                    ranges += [Range(*feed, *seqs) for seqs in lack.seqs[:room]]
-                    lack.is_asked = True
-            yield who, Fetch(tuple(ranges))
-        if who := next((who for who in self._disputed if who not in busy), b""):
-            yield who, Fetch((self._disputed.pop(who),))
-        asks = [who for who, at_s in self._asks.items() if now_s >= at_s and who not in busy]
-        if asks:
-            who = asks[int.from_bytes(random_bytes(4), "big") % len(asks)]
-            del self._asks[who]
-            yield who, Ask(self._told.get(_chain(self._roster.live[who]), 0))
+        asks = [who for who, at_s in self._asks.items() if now_s >= at_s]
+        candidates = dict.fromkeys((*fetches, *self._disputed, *asks))
+        free = [who for who in candidates if who not in busy]
+        if not free:
+            return None
+        who = free[int.from_bytes(random_bytes(4), "big") % len(free)]
+        ranges: list[Range] = []
+        for feed, lack in fetches.get(who, ()):
+            if room := MAX_RANGES - len(ranges):
+                ranges += [Range(*feed, *seqs) for seqs in lack.seqs[:room]]
+                lack.is_asked = True
+        if not ranges and who in self._disputed:
+            ranges = [self._disputed.pop(who)]
+        if ranges:
+            return who, Fetch(tuple(ranges))
+        del self._asks[who]
+        return who, Ask(self._told.get(_chain(self._roster.live[who]), 0))
 
     def _holders(self, feed: Feed, lack: _Lack) -> Iterator[bytes]:
         """Whom to ask for it, some twice: all who said that it is for us, the latest first; a few
@@ -474,13 +479,20 @@ def _few(seqs: list[Seqs]) -> list[Seqs]:
 
 
 def _without(seqs: Iterable[Seqs], known: Iterable[Seqs]) -> list[Seqs]:
-    """What of the first ranges is in none of the others."""
-    parts = list(seqs)
-    for low, high in known:
-        parts = [
-            part
-            for first, last in parts
-            for part in ((first, min(last, low - 1)), (max(first, high + 1), last))
-            if part[0] <= part[1]
-        ]
+    """What of the first ranges is in none of the others, rising; in one pass, since others make
+    them many."""
+    parts: list[Seqs] = []
+    others = sorted(known)
+    at = 0
+    for first, last in sorted(seqs):
+        while at < len(others) and others[at][1] < first:
+            at += 1
+        for low, high in itertools.islice(others, at, None):
+            if low > last:
+                break
+            if first < low:
+                parts.append((first, low - 1))
+            first = max(first, high + 1)
+        if first <= last:
+            parts.append((first, last))
     return parts

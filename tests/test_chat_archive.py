@@ -264,7 +264,7 @@ def test_question_looks_at_no_stay_but_those_that_it_is_about() -> None:
     """A feed of 1,000 stays, each behind a hole, and 512 ranges of it."""
     world, looked_at = World(), 0
 
-    class Counting(list[frozenset[bytes]]):
+    class Counting(list[bytes]):
         def __getitem__(self, at: Any) -> Any:
             nonlocal looked_at
             looked_at += 1

@@ -6,17 +6,43 @@ honest one has still comes.
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import simulated_room
-from simulated_room import LOBBY, SimulatedMember, SimulatedRoom, Tamper, fingerprint, keystore
+from simulated_room import (
+    DECIDED_S,
+    LOBBY,
+    SimulatedMember,
+    SimulatedRoom,
+    Tamper,
+    fingerprint,
+    keystore,
+    session_keys,
+    tag,
+)
 
+import chat_roster
 import chat_sync
-from chat_messages import Ack, Bundle, FeedReport, Sync, parse_payload
+from blockchain import BlockType
+from chat_archive import Archive
+from chat_feeds import TheirFeed
+from chat_memory import MEMBERS_TABLE
+from chat_messages import (
+    Ack,
+    Bundle,
+    Entry,
+    EntryKind,
+    FeedReport,
+    Sync,
+    parse_payload,
+)
+from chat_sync import Seqs
 from chat_sync_bodies import Ask, Body, Entries, Fetch, Gained, Range, parse_body, serialize_body
 from chat_wire import Broadcast, Direct, Frame, FrameType
-from crypto_utils import pair_tag, random_bytes
+from crypto_utils import SigningKey, pair_tag, random_bytes
 
 U64 = 2**64 - 1
 
@@ -128,19 +154,20 @@ def test_answer_that_makes_no_sense_leaves_the_question_open_to_others(
     misses(room, bob, ["two", "three"])
     comes_back_to(room, bob, liar, alice)
     room.passes(40)
-    assert bob.texts == ["one", "two", "three"]
+    assert bob.texts == ["one", "hello", "two", "three"]
     assert bob.said("caught up: 2 messages")
 
 
 def comes_back_to(
     room: SimulatedRoom, member: SimulatedMember, liar: Liar, honest: SimulatedMember
 ) -> None:
-    """The liar is heard first: what the honest one says is withheld for 4 s."""
+    """The liar is heard first: what the honest one says is withheld for 4 s, until it speaks."""
     room.tamper, before = without(room, honest, member), room.tamper
     room.connect(member)
     room.passes(4, step=0.1)
     room.tamper = before
     assert liar.asked
+    honest.types("hello")
 
 
 def test_holder_that_deals_with_one_seq_at_a_time_and_gives_none_is_asked_once(
@@ -159,7 +186,7 @@ def test_holder_that_deals_with_one_seq_at_a_time_and_gives_none_is_asked_once(
     comes_back_to(room, bob, liar, alice)
     liar.shows(bob, FeedReport(alice.session_id, U64, b"x" * 32))
     room.passes(40)
-    assert bob.texts == ["one", "two", "three"]
+    assert bob.texts == ["one", "hello", "two", "three"]
 
 
 def without(room: SimulatedRoom, sender: SimulatedMember, receiver: SimulatedMember) -> Tamper:
@@ -194,6 +221,41 @@ def test_who_names_anothers_chain_speaks_of_its_own_alone(
     room.connect(bob)
     room.passes(10)
     assert bob.texts == [*before, "two"]
+
+
+def test_more_feeds_than_are_remembered_push_out_none_that_somebody_has_for_us(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    def invents(question: Ask | Fetch) -> Body | None:
+        if isinstance(question, Fetch) or question.since >= 20:
+            return None
+        made = (Range(LOBBY.tag, random_bytes(16), 1, 1) for _ in range(512))
+        return Gained(question.since + 1, True, tuple(made))
+
+    liar = Liar(room, carol, invents)
+    alice.types("one")
+    misses(room, bob, ["two", "three"])
+    comes_back_to(room, bob, liar, alice)
+    room.passes(40)
+    assert len(bob.session._catching_up._lacks) <= chat_sync._MAX_LACKS
+    assert bob.texts == ["one", "hello", "two", "three"]
+
+
+def test_more_places_in_a_feed_than_are_remembered_push_out_none_that_somebody_has_for_us(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    def invents(question: Ask | Fetch) -> Body | None:
+        if isinstance(question, Fetch):
+            return None
+        places = (2 * n for n in range(1000, 1512))
+        return Gained(U64, False, tuple(Range(LOBBY.tag, alice.session_id, n, n) for n in places))
+
+    liar = Liar(room, carol, invents)
+    alice.types("one")
+    misses(room, bob, ["two", "three"])
+    comes_back_to(room, bob, liar, alice)
+    room.passes(40)
+    assert bob.texts == ["one", "hello", "two", "three"]
 
 
 def test_feed_with_more_holes_than_a_question_has_room_for_stops_no_other(
@@ -233,14 +295,31 @@ def test_four_who_say_they_have_it_and_do_not_answer_hide_nobody_who_does(
     misses(room, bob, ["two", "three"])
     room.crash(alice)
     comes_back_to(room, bob, liars[0], carol)
-    carol.types("four")
     for _ in range(240):
         for liar in liars:
             liar.shows(bob, FeedReport(alice.session_id, U64, b"x" * 32))
         room.passes(0.5)
         if "three" in bob.texts:
             break
-    assert bob.texts == ["one", "four", "two", "three"]
+    assert bob.texts == ["one", "hello", "two", "three"]
+
+
+def test_who_does_not_answer_is_asked_nothing_for_a_while(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    def only_tells(question: Ask | Fetch) -> Body | None:
+        if isinstance(question, Fetch):
+            asked_s.append(room.now.s)
+            return None
+        made = (Range(LOBBY.tag, random_bytes(16), 1, 1) for _ in range(8))
+        return Gained(question.since + 1, True, tuple(made))
+
+    asked_s: list[float] = []
+    alice.types("one")
+    Liar(room, alice, only_tells)
+    room.passes(100)
+    assert asked_s
+    assert all(later - before >= 15 for before, later in pairwise(asked_s))
 
 
 def test_only_the_two_are_asked_for_what_they_said_in_private(
@@ -250,7 +329,164 @@ def test_only_the_two_are_asked_for_what_they_said_in_private(
     liar = Liar(room, carol, nothing)
     alice.types("/msg bob psst")
     room.passes(5)
-    tag = pair_tag(LOBBY, fingerprint("alice"), fingerprint("bob"))
-    Liar(room, alice, nothing).shows(bob, FeedReport(alice.session_id, 9, b"x" * 32), tag=tag)
+    pair = pair_tag(LOBBY, fingerprint("alice"), fingerprint("bob"))
+    Liar(room, alice, nothing).shows(bob, FeedReport(alice.session_id, 9, b"x" * 32), tag=pair)
     room.passes(60)
     assert not [q for q in liar.asked if isinstance(q, Fetch)]
+
+
+# ------------------------------------------------------------------------------------------------
+# What honest members could lose
+
+
+def test_what_stands_behind_a_hole_is_listed_once_the_hole_is_filled(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    dave = room.join("dave")
+    alice.types("one")
+    room.passes(10)
+    room.disconnect(bob)
+    alice.types("two")
+    room.tamper = without(room, alice, dave)
+    alice.types("three")
+    room.tamper = None
+    alice.types("four")
+    room.crash(alice)
+    room.crash(carol)
+    assert dave.texts == ["one", "two", "four"]
+    room.connect(bob)
+    room.passes(30)
+    assert bob.texts == ["one", "two"]
+    room.disconnect(bob)
+    carol = room.join("carol", carol.memory)
+    room.passes(30)
+    assert dave.texts == ["one", "two", "four", "three"]
+    room.crash(carol)
+    room.connect(bob)
+    room.passes(30)
+    assert bob.texts == ["one", "two", "three", "four"]
+
+
+def test_private_message_comes_though_it_and_the_ack_that_tells_of_it_were_withheld(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    room.passes(10)
+    room.tamper = without(room, alice, bob)
+    alice.types("/msg bob psst")
+    room.passes(3)
+    room.tamper = None
+    room.passes(90)
+    assert bob.texts == ["psst"]
+
+
+def test_last_words_come_though_they_and_the_acks_that_tell_of_them_were_withheld(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
+) -> None:
+    alice.types("one")
+    room.passes(10)
+    room.tamper = without(room, alice, bob)
+    alice.types("two")
+    room.passes(10)
+    room.tamper = None
+    room.passes(90)
+    assert bob.texts == ["one", "two"]
+
+
+@pytest.mark.xfail(strict=True, reason="a session_id and an SSK are bound to no person")
+def test_nobody_makes_anothers_words_his_own(
+    room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, carol: SimulatedMember
+) -> None:
+    """Mallory signs a bundle that names Carol's session and its public key as hers."""
+    mallory, keys = room.join("mallory"), keystore("mallory")
+    room.passes(10)
+    room.disconnect(bob)
+    carol.types("mine")
+    room.crash(carol)
+    stolen = Bundle.create(
+        keys.identity,
+        LOBBY,
+        "mallory",
+        carol.session_id,
+        carol.session._key,  # its public half alone goes in
+        1,
+        session_keys("mallory", 0).get_public_key(),
+        keys.chain_id,
+        keys.chain_signing_key.public,
+    )
+    words = tuple(d.record for d in carol.chain if d.type in (BlockType.CONTROL, BlockType.SENT))
+    has = (Range(LOBBY.tag, carol.session_id, 1, 2),)
+
+    def hands_on(question: Ask | Fetch) -> Body:
+        if isinstance(question, Ask):
+            return Gained(U64, False, has)
+        return Entries(tuple(its.last for its in question.ranges), (stolen.raw,), words)
+
+    comes_back_to(room, bob, Liar(room, mallory, hands_on), alice)
+    room.passes(30)
+    assert bob.messages == ["alice: hello", "carol: mine"]
+
+
+def test_feed_that_an_ack_names_six_hundred_times_is_looked_at_once(
+    room: SimulatedRoom,
+    alice: SimulatedMember,
+    bob: SimulatedMember,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    liar = Liar(room, alice, nothing)
+    alice.types("one")
+    room.passes(5)
+    looked: list[Seqs] = []
+    unheld = TheirFeed.unheld
+
+    def counted(feed: TheirFeed, first: int, last: int) -> list[Seqs]:
+        looked.append((first, last))
+        return unheld(feed, first, last)
+
+    monkeypatch.setattr(TheirFeed, "unheld", counted)
+    liar.shows(bob, *(FeedReport(alice.session_id, 1000 + n, b"x" * 32) for n in range(600)))
+    assert looked == [(1, 1599)]
+
+
+def test_who_is_met_by_what_was_handed_on_leaves_no_more_rows_than_people_are_kept(
+    room: SimulatedRoom,
+    alice: SimulatedMember,
+    bob: SimulatedMember,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    carol = room.join("carol")
+    dave = Bundle.parse(SimulatedMember(room, "dave").session._our.raw, LOBBY)
+    room.crash(carol)
+    monkeypatch.setattr(chat_roster, "MAX_AUDIENCE", 3)
+    bob.perform(bob.session._meet_absent(dave, room.now))
+    room.passes(1)
+    kept = {key[16:] for table, key in bob.remembered if table == MEMBERS_TABLE}
+    assert kept == {fingerprint("alice"), fingerprint("dave")}
+
+
+def test_copy_of_our_own_profile_is_not_asked_when_a_key_is_accepted(
+    room: SimulatedRoom, knows_bob: SimulatedMember
+) -> None:
+    copy = room.join("alice")
+    room.join("mallory", nick="bob")
+    room.passes(DECIDED_S)
+    knows_bob.types(f"/accept #{tag('mallory')}")
+    room.passes(5)
+    assert copy.session_id not in {sync.recipient for sync in knows_bob.payloads(Sync)}
+
+
+def test_long_audience_takes_no_more_room_than_it_is_long(
+    room: SimulatedRoom, alice: SimulatedMember
+) -> None:
+    """Anybody may write as many as the relay lets through."""
+    key, archive = SigningKey.generate(), Archive(lambda index: b"")
+    records = []
+    for seq in range(1, 11):
+        text = b"".join(sorted(random_bytes(16) for _ in range(2048)))
+        place = (LOBBY.tag, alice.session_id, seq, bytes(32), bytes(32), 0)
+        records.append(Entry.create(EntryKind.AUDIENCE, *place, text).sign(key).serialize())
+    tracemalloc.start()
+    for index, record in enumerate(records, 1):
+        archive.note(index, BlockType.RECEIVED, record)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1.1 * sum(map(len, records))
