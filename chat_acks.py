@@ -31,7 +31,6 @@ __all__ = ["Acks", "Conversation", "Dropped"]
 
 _ACK_MIN_INTERVAL_S = 2.0
 _ACK_INTERVAL_PER_MEMBER_S = 0.1
-_TELL_AGAIN_S = 20.0
 # So long a member's acks must be of other rosters than ours before that is said: who was slow, or
 # asleep, has caught up by then.
 _DIFFER_FOR_S = 30.0
@@ -168,10 +167,10 @@ class Conversation:
         self._advanced.update(session_ids)
         self._reported = 0
 
-    def tell_again(self, now_s: float) -> None:
+    def tell_again(self, now_s: float, every_s: float) -> None:
         """Somebody may never have heard of what we wrote, nor of the acks that told of it."""
         if now_s >= self._tell_again_s:
-            self._tell_again_s = now_s + _TELL_AGAIN_S
+            self._tell_again_s = now_s + every_s
             self._reported, self._is_ack_due = 0, True
 
     def is_due(self, now_s: float, *, at_once: bool) -> bool:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from chat_blocks import Draft, Head, SideRow
-from chat_messages import Bundle
+from chat_blocks import BlockType, Draft, Head, SideRow
+from chat_messages import Bundle, Event, EventKind
 from chat_sync_bodies import Ask, Fetch
 from chat_terminal import Field, Kind, Line
 
@@ -41,6 +41,7 @@ __all__ = [
     "error",
     "notice",
     "number",
+    "record",
 ]
 
 
@@ -200,3 +201,9 @@ def alert(text: str, event: str = "", **fields: Field) -> Show:
 def error(text: str) -> Show:
     """A line about why something was not done."""
     return Show(Line(Kind.ERROR, text))
+
+
+def record(kind: EventKind, body: bytes) -> Append:
+    """An event for our chain."""
+    event = Event(kind, body)
+    return Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from chat_effects import Effects, Show, error, notice
+from chat_effects import Effects, Show, error, notice, record
 from chat_feeds import TheirFeed
 from chat_messages import AUDIENCE_ITEM_BYTES, Bundle, EventKind, audience_items
 from chat_roster import Roster
-from chat_trust import Trust, record
+from chat_trust import Trust
 
 __all__ = ["COMMANDS", "People"]
 

@@ -43,9 +43,11 @@ from chat_effects import (
     error,
     notice,
     number,
+    record,
 )
-from chat_feeds import MAX_HELD_FRAMES, Arrival, OurFeed, TheirFeed
-from chat_memory import FEED_LIFE_MS, FEEDS_TABLE, MAX_FEEDS, MEMBERS_TABLE, Memory, kept_of, who
+from chat_feeds import Arrival, OurFeed, TheirFeed
+from chat_heard import Feed, Heard
+from chat_memory import MEMBERS_TABLE, Memory, kept_of
 from chat_messages import (
     AUDIENCE_ITEM_BYTES,
     Ack,
@@ -69,12 +71,12 @@ from chat_messages import (
 from chat_people import COMMANDS as PEOPLE_COMMANDS
 from chat_people import People
 from chat_pins import Meeting
+from chat_receipts import Receipts
 from chat_roster import Roster
-from chat_sync import CatchingUp, Feed, Seqs
+from chat_sync import CatchingUp
 from chat_sync_bodies import Ask, AskLater, Entries, Fetch, Gained, parse_body
 from chat_terminal import Field, Kind, Line
-from chat_text import local_time
-from chat_trust import Trust, Unread, record
+from chat_trust import Trust, Unread
 from chat_wire import (
     MAX_TEXT_BYTES,
     Add,
@@ -114,13 +116,8 @@ SEK_MAX_AGE_S = 3600.0
 # Making the next SEK starts before the old one is over, so that none is used beyond its hour.
 _SEK_RENEW_AFTER_S = SEK_MAX_AGE_S - 60.0
 _SEK_GRACE_S = 120.0  # what was wrapped to the old one may still be on its way
-_MAX_HELD_BYTES = 4 * 1024 * 1024  # over all sessions
 # What an ack names and we lack is asked for after this, unless it comes by itself.
 _MAY_STILL_COME_S = 10.0
-# Who is here confirms within an ack's interval and its spread, or something is wrong.
-_UNCONFIRMED_S, _UNCONFIRMED_INTERVALS = 60.0, 4.0
-_TELL_AGAIN_MS = 20_000
-_LOOK_EVERY_S = 1.0
 _ANSWER_EVERY_S = 2.0  # key requests of one session in one conversation that we answer
 
 
@@ -177,29 +174,12 @@ class Session:
         self._said_later: Effects = []  # of who is in it, once it is complete
         self._people = People(self._roster, self._trust, memory.ignored)
         tags = {room.tag, *map(self._pair_tag, self._roster.known)}
-        # By (tag, session_id), at most MAX_FEEDS.
-        self._feeds = memory.feeds_of(tags, now.ms - FEED_LIFE_MS)
-        self._held_bytes = 0  # in all feeds together
-        # Whose bundles are on the chain already, by session_id: of sessions with a feed, and ours.
-        self._recorded = {
-            session_id: memory.recorded[session_id]
-            for _, session_id in self._feeds
-            if session_id in memory.recorded
-        }
-        self._our_sessions = {self._session_id} | {  # and earlier runs, as far as they are known
-            session_id
-            for session_id, known in memory.recorded.items()
-            if known.startswith(our.fingerprint)
-        }
-        self._outdated = [  # rows of side tables that may be forgotten
-            SideRow(FEEDS_TABLE, tag + session_id, b"")
-            for (tag, session_id), feed in memory.feeds.items()
-            if feed.noted_first_seq and feed.updated_ms <= now.ms - FEED_LIFE_MS
-        ]
+        self._heard = Heard(memory, self._roster, tags, now.ms)
         self._acks = Acks(self._key, self._roster, heads or Heads())
-        self._catching_up = CatchingUp(self._key, self._roster, memory.told, self._unheld)
+        self._catching_up = CatchingUp(self._key, self._roster, memory.told, self._heard.unheld)
         self._caught_up = 0  # messages that others handed on, since that was said last
         self._conversations: dict[bytes, Conversation] = {}
+        self._receipts = Receipts(self._conversations, self._roster, self._acks)
         self._room_conversation = self._conversation(room.tag, None)
         self._state = _State.OFFLINE
         self._was_ready = False
@@ -208,8 +188,6 @@ class Session:
         # Since we were in the room: why we closed, and that the connection is lost.
         self._said_closed = self._said_kept = self._said_asked = False
         self._leaving_by_s: float | None = None
-        self._said_unconfirmed: set[bytes] = set()  # fingerprints
-        self._confirmed_next_s = now.s
         self.counts: Counter[str] = Counter()  # frames that came to nothing, by reason
 
     # ----------------------------------------------------------------- the connection
@@ -251,7 +229,7 @@ class Session:
     def disconnected(self, why: str, now: Moment) -> Effects:
         """The connection is gone; what is typed from here on is kept."""
         self._state = _State.OFFLINE
-        for feed in self._feeds.values():
+        for feed in self._heard.feeds.values():
             self._stop_waiting(feed)
         for conversation in self._conversations.values():
             conversation.ours.forget(self._roster.live)
@@ -353,7 +331,7 @@ class Session:
             return effects
         self._state = _State.JOINED
         for conversation in self._conversations.values():
-            conversation.will_report(s for tag, s in self._feeds if tag == conversation.tag)
+            conversation.will_report(s for tag, s in self._heard.feeds if tag == conversation.tag)
         for bundle in self._roster.live.values():
             self._acks.joined(bundle, now.s)
         self._room_conversation.owe_at_once(now.s)
@@ -434,7 +412,7 @@ class Session:
             bundle = Bundle.parse(member.bundle, self._room)
             if bundle.session_id != member.session_id or member.session_id == self._session_id:
                 raise WireError("the bundle is of another session")
-            if self._recorded.get(bundle.session_id, who(bundle)) != who(bundle):
+            if self._heard.is_another(bundle):
                 raise WireError("the session is somebody else's")
         except (WireError, CryptoError) as exc:
             self.counts["bundle refused"] += 1
@@ -480,7 +458,7 @@ class Session:
         return effects
 
     def _forget_people(self, fingerprints: list[bytes]) -> None:
-        self._outdated += [
+        self._heard.outdated += [
             SideRow(MEMBERS_TABLE, self._room.tag + forgotten, b"") for forgotten in fingerprints
         ]
 
@@ -557,7 +535,7 @@ class Session:
         """The two conversations that a session can write to us in, and its feeds there, as far as
         there are any."""
         return [
-            (self._conversations.get(tag), self._feeds.get((tag, bundle.session_id)))
+            (self._conversations.get(tag), self._heard.feeds.get((tag, bundle.session_id)))
             for tag in (self._room.tag, self._pair_tag(bundle.fingerprint))
         ]
 
@@ -565,7 +543,7 @@ class Session:
         """Who comes, or comes back, is told again how far we have what it wrote."""
         for peer in (None, bundle.fingerprint):
             tag = self._room.tag if peer is None else self._pair_tag(peer)
-            feed = self._feeds.get((tag, bundle.session_id))
+            feed = self._heard.feeds.get((tag, bundle.session_id))
             if feed is None:
                 continue
             feed.author_came()
@@ -631,25 +609,8 @@ class Session:
         conversation.take_echo(payload, frame.raw)
         return []
 
-    def _feed(self, tag: bytes, session_id: bytes) -> TheirFeed:
-        key = (tag, session_id)
-        if key not in self._feeds:
-            if len(self._feeds) >= MAX_FEEDS:
-                self._forget_a_feed()
-            self._feeds[key] = TheirFeed(*key)
-        return self._feeds[key]
-
-    def _forget_a_feed(self) -> None:
-        live = self._roster.live
-        oldest = next(iter(self._feeds))
-        tag, session_id = next((key for key in self._feeds if key[1] not in live), oldest)
-        if self._feeds.pop((tag, session_id)).noted_first_seq:
-            self._outdated.append(SideRow(FEEDS_TABLE, tag + session_id, b""))
-        if not any(session_id == other for _, other in self._feeds):
-            self._recorded.pop(session_id, None)
-
     def _message(self, message: Message, author: Bundle, now: Moment) -> Effects:
-        feed = self._feed(message.tag, message.session_id)
+        feed = self._heard.feed(message.tag, message.session_id)
         if not feed.has_key(message.epoch):
             return self._hold(message, feed, author, now)
         try:
@@ -706,21 +667,14 @@ class Session:
         )
         fields: dict[str, Field] = {"name": name, "fingerprint": author.fingerprint.hex()}
         proof = record(EventKind.FORK, kept_of(signed.serialize()))
-        return [*self._record_bundle(author), proof, alert(text, "fork", **fields)]
+        return [*self._heard.record_bundle(author), proof, alert(text, "fork", **fields)]
 
     def _keep(
         self, signed: SignedEntry, feed: TheirFeed, author: Bundle, peer: bytes | None
     ) -> Effects:
         """An entry that the feed took: onto our chain, and into our next ack."""
-        effects = self._record_bundle(author)
-        draft = Draft(BlockType.RECEIVED, signed.serialize(), signed.entry.entry_id)
-        effects.append(Append(draft))
-        if feed.first_seq != feed.noted_first_seq:
-            feed.noted_first_seq = feed.first_seq
-            key, value = feed.tag + feed.session_id, u64(feed.first_seq)
-            effects.append(Remember(SideRow(FEEDS_TABLE, key, value)))
         self._conversation(feed.tag, peer).owe(feed.session_id)
-        return effects
+        return self._heard.keep(signed, feed, author)
 
     def _shown(
         self, author: Bundle, entry: Entry, *, is_private: bool, via: Bundle | None = None
@@ -749,27 +703,16 @@ class Session:
     def _hold(self, message: Message, feed: TheirFeed, author: Bundle, now: Moment) -> Effects:
         if why := feed.wait_for(message.epoch, now.s):
             return self._dropped(why)
-        of_session = sum(len(f.held) for _, f in self._of_session(author) if f is not None)
-        size = self._held_bytes + len(message.sealed)
-        if of_session >= MAX_HELD_FRAMES or size > _MAX_HELD_BYTES:
-            return self._dropped("not held")
-        self._held_bytes = size
-        feed.held.append(message)
-        return []
-
-    def _take_held(self, feed: TheirFeed) -> list[Message]:
-        ready = feed.take_held()
-        self._held_bytes -= sum(len(m.sealed) for m in ready)
-        return ready
+        of_session = [other for _, other in self._of_session(author) if other is not None]
+        return [] if self._heard.hold(message, feed, of_session) else self._dropped("not held")
 
     def _drop_held(self, feed: TheirFeed, why: str) -> None:
-        if dropped := len(self._take_held(feed)):
+        if dropped := len(self._heard.take_held(feed)):
             self.counts[why] += dropped
 
     def _stop_waiting(self, feed: TheirFeed) -> None:
-        if held := feed.stop_waiting():
-            self._held_bytes -= sum(len(m.sealed) for m in held)
-            self.counts["no key came"] += len(held)
+        if dropped := self._heard.stop_waiting(feed):
+            self.counts["no key came"] += dropped
 
     # ----------------------------------------------------------------- keys
 
@@ -777,7 +720,7 @@ class Session:
         if share.recipient != self._session_id:
             return self._dropped("misdirected")
         sek = next((k for number, k in self._seks if number == share.sek_number), None)
-        feed = self._feed(share.tag, share.session_id)
+        feed = self._heard.feed(share.tag, share.session_id)
         if feed.has_key(share.epoch):
             return []  # its author cannot know what we still have when we come back
         if sek is None or not feed.may_unwrap(share, now.s):
@@ -788,7 +731,7 @@ class Session:
             return self._dropped("altered")
         feed.take_key(share, chain_key, self._room.mix, now.s)
         effects: Effects = []
-        for message in self._take_held(feed):
+        for message in self._heard.take_held(feed):
             if (message.epoch, message.n) < (share.epoch, share.n):
                 self.counts["before our key"] += 1
             else:
@@ -798,7 +741,7 @@ class Session:
     def _key_request(self, request: KeyRequest, asker: Bundle, now: Moment) -> Effects:
         if request.author != self._session_id:
             return self._dropped("misdirected")
-        feed = self._feed(request.tag, request.session_id)
+        feed = self._heard.feed(request.tag, request.session_id)
         if now.s - feed.answered_s < _ANSWER_EVERY_S:
             return self._dropped("asked too often")
         feed.answered_s = now.s
@@ -815,7 +758,7 @@ class Session:
         return KeyRefusal.create(self._key, self._session_id, request, reason)
 
     def _key_refusal(self, refusal: KeyRefusal, author: Bundle) -> Effects:
-        feed = self._feed(refusal.tag, refusal.session_id)
+        feed = self._heard.feed(refusal.tag, refusal.session_id)
         if refusal.requester != self._session_id:
             return self._dropped("misdirected")
         if not feed.refuse(refusal.epoch):
@@ -830,7 +773,10 @@ class Session:
     # ----------------------------------------------------------------- acks and witnesses
 
     def _ack(self, ack: Ack, author: Bundle, now: Moment) -> Effects:
-        conversation, feed = self._conversations.get(ack.tag), self._feed(ack.tag, ack.session_id)
+        conversation, feed = (
+            self._conversations.get(ack.tag),
+            self._heard.feed(ack.tag, ack.session_id),
+        )
         is_next = ack.number == feed.ack_number + 1
         effects = self._acks.take(ack, author, conversation, feed, now)
         for report in {report.session_id: report for report in ack.feeds}.values():
@@ -843,7 +789,7 @@ class Session:
         """Whether what an acker has of somebody's feed is here, or asked for; of those whom we
         never met the acker tells when it is asked."""
         session_id = report.session_id
-        feed, is_live = self._feeds.get((tag, session_id)), session_id in self._roster.live
+        feed, is_live = self._heard.feeds.get((tag, session_id)), session_id in self._roster.live
         first = feed.first_seq if feed else 0
         if report.seq < first or self._is_unwanted(session_id):
             return True
@@ -854,7 +800,7 @@ class Session:
         if feed is not None and feed.highest >= report.seq and not feed.missing_count():
             return True
         # What the acker lacks too: no hole of its own is then in the answer of whoever is asked.
-        lacking = self._unheld((tag, session_id), (max(first, 1), report.seq))
+        lacking = self._heard.unheld((tag, session_id), (max(first, 1), report.seq))
         within_s = _MAY_STILL_COME_S if is_live else 0.0
         return not lacking or self._catching_up.lack(
             (tag, session_id), lacking, acker.session_id, now.s, within_s=within_s
@@ -865,12 +811,8 @@ class Session:
     def _is_unwanted(self, session_id: bytes) -> bool:
         """Of ourselves, or of a key that is not accepted: when it is, all are asked anew."""
         live = self._roster.live.get(session_id)
-        author = live.fingerprint if live else self._recorded.get(session_id, b"")[:32]
-        return session_id in self._our_sessions or author in self._trust.withheld()
-
-    def _unheld(self, feed: Feed, seqs: Seqs) -> list[Seqs]:
-        ours = self._feeds.get(feed)
-        return ours.unheld(*seqs) if ours else [seqs]
+        author = live.fingerprint if live else self._heard.author(session_id)
+        return self._heard.is_ours(session_id) or author in self._trust.withheld()
 
     def _sync(self, sync: Sync, author: Bundle, now: Moment) -> Effects:
         if sync.recipient != self._session_id or sync.tag != self._room.tag:
@@ -917,7 +859,7 @@ class Session:
         is_all = True
         for tag, session_id, first, last in gained.ranges:
             feed = (tag, session_id)
-            lacking = self._unheld(feed, (first, last))
+            lacking = self._heard.unheld(feed, (first, last))
             if tag in tags and lacking and not self._is_unwanted(session_id):
                 is_all = self._catching_up.lack(feed, lacking, by, now.s, is_sure=True)
                 if not is_all:
@@ -960,14 +902,14 @@ class Session:
             raise Dropped("our own, handed on")
         if entry.tag not in (self._room.tag, self._pair_tag(person)):
             raise Dropped("of another conversation")
-        if self._recorded.get(author.session_id, who(author)) != who(author):
+        if self._heard.is_another(author):
             raise Dropped("the session is somebody else's")
         signed.verify(author.session_key)
         effects = self._meet_absent(author, now)
         if person in self._trust.withheld():
             self.counts["of a key that is not accepted"] += 1
             return effects
-        feed = self._feed(entry.tag, entry.session_id)
+        feed = self._heard.feed(entry.tag, entry.session_id)
         match feed.accept_late(entry, self._our.fingerprint[:AUDIENCE_ITEM_BYTES], now.ms):
             case Arrival.DUPLICATE:
                 raise Dropped("duplicate")
@@ -1017,7 +959,7 @@ class Session:
             case "help":
                 return [notice(text) for text in HELP.values()]
             case "who":
-                feeds = {s: f for (tag, s), f in self._feeds.items() if tag == self._room.tag}
+                feeds = {s: f for (tag, s), f in self._heard.feeds.items() if tag == self._room.tag}
                 return self._people.who(feeds, joined=self.joined)
             case "msg":
                 return self._msg(argument, line, now)
@@ -1059,7 +1001,7 @@ class Session:
         feed = conversation.ours
         if self._can_send(conversation):
             effects += self._give_keys(conversation, audience, feed.seq + 1, now)
-        effects += self._record_bundle(self._our)
+        effects += self._heard.record_bundle(self._our)
         if audience != feed.audience:
             control = feed.write_audience(audience, conversation.seen, now.ms)
             effects += self._send(conversation, control, BlockType.CONTROL)
@@ -1133,13 +1075,6 @@ class Session:
         others = audience - {self._our.fingerprint}
         return [b for b in self._roster.live.values() if b.fingerprint in others]
 
-    def _record_bundle(self, bundle: Bundle) -> Effects:
-        """A bundle goes onto the chain before its session's first entry, for deep verification."""
-        if bundle.session_id in self._recorded:
-            return []
-        self._recorded[bundle.session_id] = who(bundle)
-        return [record(EventKind.BUNDLE, bundle.raw)]
-
     # ----------------------------------------------------------------- commands
 
     def _msg(self, argument: str, line: str, now: Moment) -> Effects:
@@ -1175,26 +1110,13 @@ class Session:
         return [MakeSessionKey()]
 
     def _status(self) -> Effects:
-        room = self._room_conversation
         others = len(self._roster.people())
         here = f"in the room with {number(others, 'other')}" if others else "alone in the room"
         effects: Effects = [notice(here if self.joined else "not connected")]
-        if room.ours.seq:
-            last = room.ours.recipients(self._roster.present)
-            done = [s for s in last if room.ours.confirmed(s, room.ours.seq)]
-            to = (
-                f"delivered to {len(done)} of {len(last)}"
-                if last
-                else "nobody is known to have been there"
-            )
-            effects.append(notice(f"your last message to the room: {to}"))
-        for person, since_ms in sorted(self._unconfirmed().items(), key=lambda item: item[1]):
-            effects.append(self._not_confirmed(person, since_ms))
-        if unsent := self.unsent():
-            effects.append(notice(f"{unsent} of your messages not delivered"))
-        if held := sum(len(f.held) for f in self._feeds.values()):
+        effects += self._receipts.lines(self._room_conversation)
+        if held := sum(len(f.held) for f in self._heard.feeds.values()):
             effects.append(notice(f"waiting for their key: {number(held, 'frame')}"))
-        if missing := sum(f.missing_count() for f in self._feeds.values()):
+        if missing := sum(f.missing_count() for f in self._heard.feeds.values()):
             effects.append(notice(f"{number(missing, 'message')} of others missing here"))
         if self.counts:
             dropped = ", ".join(f"{n} {why}" for why, n in sorted(self.counts.items()))
@@ -1210,22 +1132,22 @@ class Session:
             head: the chain's, with every Append of ours committed: acks vouch for it.
         """
         effects: Effects = []
-        for feed in self._feeds.values():
+        for feed in self._heard.feeds.values():
             feed.drop_old_keys(now.s)
         if self._seks[1:] and now.s >= self._old_sek_dies_s:
             del self._seks[1:]
         if now.s - self._sek_made_s >= _SEK_RENEW_AFTER_S and not self._sek_asked:
             self._sek_asked = True
             effects.append(MakeSessionKey())
-        if self._outdated:
-            effects += [Remember(row) for row in self._outdated]
-            self._outdated = []
+        if self._heard.outdated:
+            effects += [Remember(row) for row in self._heard.outdated]
+            self._heard.outdated = []
         if self.joined:
             effects += self._requests(now)
             effects += self._catch_up(now)
-            effects += self._warn_of_unconfirmed(now)
+            effects += self._receipts.due(now)
             effects += self._acks.due(
-                self._conversations.values(), self._feeds, now, head, at_once=self.leaving
+                self._conversations.values(), self._heard.feeds, now, head, at_once=self.leaving
             )
         effects += self._decided(now)  # last: no ack of this turn is for what it appends
         return effects + self._leave_if_done(now)
@@ -1243,8 +1165,8 @@ class Session:
 
     def _still_missing(self, key: Feed) -> Effects:
         """Nobody here has what we lack; of who is ignored that is no news."""
-        feed = self._feeds.get(key)
-        author = self._recorded.get(key[1], b"")[:32]
+        feed = self._heard.feeds.get(key)
+        author = self._heard.author(key[1])
         if feed is None or not feed.missing_count() or author in self._people.ignored:
             return []
         name, count = self._roster.name(author), feed.missing_count()
@@ -1255,7 +1177,7 @@ class Session:
 
     def _requests(self, now: Moment) -> Effects:
         effects: Effects = []
-        for feed in self._feeds.values():
+        for feed in self._heard.feeds.values():
             if not feed.lacks_key:
                 continue
             epoch = feed.epoch_to_ask_for(now.s)
@@ -1323,49 +1245,12 @@ class Session:
 
     def unsent(self) -> int:
         """Our messages that never left: not echoed by the relay, or in a pair not confirmed."""
-        return sum(conversation.unsent() for conversation in self._conversations.values())
-
-    def _unconfirmed(self) -> dict[bytes, int]:
-        """Who of those that are here did not confirm all that was sent to them: fingerprints, and
-        when the first of it was written."""
-        live, since = self._roster.live, dict[bytes, int]()
-        for conversation in self._conversations.values():
-            for session_id in conversation.ours.unconfirmed(live):
-                person = live[session_id].fingerprint
-                sent_ms = conversation.ours.unconfirmed_since(session_id)
-                since[person] = min(sent_ms, since.get(person, sent_ms))
-        return since
-
-    def _not_confirmed(self, person: bytes, since_ms: int) -> Show:
-        name, at = self._roster.name(person), local_time(since_ms, "hm")
-        fields: dict[str, Field] = {"name": name, "since_ms": since_ms}
-        return notice(f"not confirmed by {name} since {at}", "not_confirmed", **fields)
-
-    def _warn_of_unconfirmed(self, now: Moment) -> Effects:
-        """Of who is said to be here and confirms nothing, once until it does."""
-        if now.s < self._confirmed_next_s:
-            return []
-        self._confirmed_next_s = now.s + _LOOK_EVERY_S
-        for conversation in self._conversations.values():
-            ours = conversation.ours
-            since = map(ours.unconfirmed_since, ours.unconfirmed(self._roster.live))
-            if any(now.ms - since_ms >= _TELL_AGAIN_MS for since_ms in since):
-                conversation.tell_again(now.s)
-        unconfirmed = self._unconfirmed()
-        self._said_unconfirmed &= unconfirmed.keys()
-        wait_ms = 1000 * max(_UNCONFIRMED_S, _UNCONFIRMED_INTERVALS * self._acks.interval_s)
-        late = {
-            person: since_ms
-            for person, since_ms in unconfirmed.items()
-            if now.ms - since_ms >= wait_ms and person not in self._said_unconfirmed
-        }
-        self._said_unconfirmed |= late.keys()
-        return [self._not_confirmed(*item) for item in late.items()]
+        return self._receipts.unsent()
 
     def _leave_if_done(self, now: Moment) -> Effects:
         if self._leaving_by_s is None:
             return []
-        unsent, waiting = self.unsent(), sorted(map(self._roster.name, self._unconfirmed()))
+        unsent, waiting = self.unsent(), self._receipts.names()
         if now.s < self._leaving_by_s and (unsent or (self.joined and waiting)):
             return []
         effects: Effects = []

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from chat_blocks import SideRow
 from chat_effects import Effects, Transmit
+from chat_heard import Feed, Seqs
 from chat_memory import TOLD_TABLE
 from chat_messages import Bundle, Sync
 from chat_roster import Roster
@@ -31,7 +32,7 @@ from chat_sync_bodies import MAX_RANGES, Ask, Body, Fetch, Gained, Range, serial
 from chat_wire import Direct, u64
 from crypto_utils import SigningKey, random_bytes
 
-__all__ = ["CatchingUp", "Feed", "Seqs"]
+__all__ = ["CatchingUp"]
 
 _CHAIN_BYTES = 32 + 16
 _MAX_TOLD = 4096  # chains of a room; the one that was told of longest ago is forgotten
@@ -52,9 +53,6 @@ _MAX_SEQS = 256  # ranges of one feed; more are joined
 _MOST_TRIED = 4  # members that did not say that it is for us, before a feed is given up
 # How long a feed is left alone of which nobody had anything for us; doubled each time.
 _DENIED_S, _LONGEST_DENIED_S = 10.0, 640.0
-
-Feed = tuple[bytes, bytes]  # tag, session_id
-Seqs = tuple[int, int]  # both included
 
 
 class _Bucket:

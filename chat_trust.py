@@ -18,17 +18,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from chat_blocks import BlockType, Draft
-from chat_effects import Append, Effects, alert, error, notice
+from chat_effects import Effects, alert, error, notice, record
 from chat_invite import same_number
-from chat_messages import Bundle, Event, EventKind, full_name
+from chat_messages import Bundle, EventKind, full_name
 from chat_pins import MAX_NICKS, Meeting, Pins
 from chat_qr import qr_rows
 from chat_roster import Roster
 from chat_wire import Frame
 from crypto_utils import safety_number
 
-__all__ = ["MAX_UNREAD_FRAMES", "Trust", "Unread", "record"]
+__all__ = ["MAX_UNREAD_FRAMES", "Trust", "Unread"]
 
 # Frames of one doubted session that wait for /accept: as many as wait for a key, and together no
 # more bytes.  The first are kept, so that what is read then has no hole but at its end.
@@ -57,12 +56,6 @@ class _Doubt:
     since_roster: int  # the first that it stands in
     is_decided: bool = False  # the key is another one: the person has been told
     unread: list[Unread] = field(default_factory=list)
-
-
-def record(kind: EventKind, body: bytes) -> Append:
-    """An event for our chain."""
-    event = Event(kind, body)
-    return Append(Draft(BlockType.EVENT, event.serialize(), event.event_id))
 
 
 def _of(bundle: Bundle) -> str:

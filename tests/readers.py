@@ -849,7 +849,7 @@ def session(data: bytes) -> None:
                 _check_effect(effect)
                 if isinstance(effect, MakeSessionKey):
                     one.session_key_made(sek, now)
-        assert one._held_bytes <= 4 << 20
+        assert one._heard._held_bytes <= 4 << 20
         assert one.status_row()
 
 

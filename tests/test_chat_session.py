@@ -36,8 +36,8 @@ from simulated_room import (
 from simulated_room import tag as tag_behind
 
 import chat_acks
+import chat_heard
 import chat_memory
-import chat_session
 from blockchain import BlockType, Draft, Head
 from chat_commands import HELP
 from chat_effects import (
@@ -157,7 +157,7 @@ def opens(member: SimulatedMember, message: Message) -> bool:
     """Whether any key that the session holds, or can make of those, opens a captured message.
 
     Every message key kept for skipped messages, and the next 40 of every chain."""
-    for feed in member.session._feeds.values():
+    for feed in member.session._heard.feeds.values():
         for chain, _ in feed._chains.values():
             keys = [*chain._skipped.values()]
             keys += [chain.derive(chain.n + ahead).key for ahead in range(40)]
@@ -729,7 +729,7 @@ def test_member_cannot_speak_in_the_name_of_another(
     carol.types("mine")
     alice.types("hers")
     # Bob holds the key that Carol's words travel under, but not her signing key.
-    chain, _ = bob.session._feeds[LOBBY.tag, carol.session_id]._chains[1]
+    chain, _ = bob.session._heard.feeds[LOBBY.tag, carol.session_id]._chains[1]
     head = Message.header(carol.session_id, LOBBY.tag, 1, chain.n)
     entry = Entry.create(
         EntryKind.CHAT, LOBBY.tag, carol.session_id, 3, bytes(32), bytes(32), 0, b"not hers"
@@ -864,7 +864,7 @@ def test_frames_before_their_key_are_held_and_opened_in_order_when_it_comes(
     assert bob.counts == {}
     assert not bob.said("missing")
     assert not any("wait" in line for line in bob.asks("/status"))
-    assert bob.session._held_bytes == 0
+    assert bob.session._heard._held_bytes == 0
     room.passes(5)
     assert bob.payloads(KeyRequest) == []
 
@@ -904,7 +904,7 @@ def test_held_frames_are_at_most_4_mib_in_all_and_their_room_comes_back(
     bob.hears(*(forged(carol, 1, n, size) for n in range(63)))
     assert bob.counts["not held"] == 1
     room.crash(carol)
-    assert bob.session._held_bytes == 0
+    assert bob.session._heard._held_bytes == 0
 
 
 def test_key_of_a_frame_that_could_not_be_held_is_asked_for_all_the_same(
@@ -943,7 +943,7 @@ def test_held_frames_go_with_the_connection_and_the_key_is_asked_for_on_the_next
     bob.hears(forged(alice, 2))
     room.disconnect(bob)
     assert bob.counts == {"not for us": 1, "no key came": 1}
-    assert bob.session._held_bytes == 0
+    assert bob.session._heard._held_bytes == 0
     room.connect(bob)
     bob.hears(forged(alice, 1))
     room.passes(3)
@@ -959,7 +959,7 @@ def test_frame_whose_key_never_comes_is_dropped_after_a_minute(
     assert bob.counts == {}
     room.passes(1)
     assert bob.counts == {"no key came": 1}
-    assert bob.session._held_bytes == 0
+    assert bob.session._heard._held_bytes == 0
 
 
 def test_key_is_asked_for_after_two_seconds_and_once_for_each_epoch(
@@ -1020,7 +1020,7 @@ def test_held_frames_are_dropped_when_the_key_is_refused(
     room.passes(10)
     assert bob.counts == {"not for us": 3}
     assert len(bob.payloads(KeyRequest)) == 1
-    assert bob.session._held_bytes == 0
+    assert bob.session._heard._held_bytes == 0
     room.passes(3600, step=60)
     alice.types("nor this, an hour later")
     room.passes(10)
@@ -1683,7 +1683,7 @@ def test_key_of_an_author_who_left_is_forgotten_after_two_minutes(
     alice.types("hello")
     room.crash(alice)
     room.passes(119, step=1)
-    feed = bob.session._feeds[LOBBY.tag, alice.session_id]
+    feed = bob.session._heard.feeds[LOBBY.tag, alice.session_id]
     assert feed.has_key(1)
     room.passes(1)
     assert not feed.has_key(1)
@@ -2216,8 +2216,8 @@ def test_new_run_reports_nothing_missing_that_was_not_for_it(
     room.crash(alice)
     again = room.join("bob", bob.memory)
     assert "-- 1 message of others missing here" in again.asks("/status")
-    feed = again.session._feeds[LOBBY.tag, alice.session_id]
-    assert feed.report() == bob.session._feeds[LOBBY.tag, alice.session_id].report()
+    feed = again.session._heard.feeds[LOBBY.tag, alice.session_id]
+    assert feed.report() == bob.session._heard.feeds[LOBBY.tag, alice.session_id].report()
 
 
 def test_latecomers_new_run_lacks_nothing_from_before(
@@ -2265,7 +2265,7 @@ def test_new_run_goes_by_when_we_received_and_not_by_what_the_author_claims(
     room.settle()
     assert bob.entries[-1].sent_ms == 0
     again = room.join("bob", bob.memory)
-    assert (LOBBY.tag, alice.session_id) in again.session._feeds
+    assert (LOBBY.tag, alice.session_id) in again.session._heard.feeds
 
 
 def test_feeds_of_a_month_ago_are_not_recalled_and_their_rows_are_forgotten(
@@ -2278,7 +2278,7 @@ def test_feeds_of_a_month_ago_are_not_recalled_and_their_rows_are_forgotten(
     room.now = Moment(room.now.s, room.now.ms + month_ms - 1)
     for left in (1, 0):
         again = SimulatedMember(room, "bob", memory)
-        assert len(again.session._feeds) == left
+        assert len(again.session._heard.feeds) == left
         again.remembered = dict(bob.remembered)
         again.tick()
         assert (row in again.remembered) == bool(left)
@@ -2292,10 +2292,10 @@ def test_feeds_of_other_rooms_are_not_recalled(room: SimulatedRoom, alice: Simul
     bob = room.join("bob")
     alice.types("hello")
     alice.types("/msg bob psst")
-    assert len(SimulatedMember(room, "bob", bob.memory).session._feeds) == 2
+    assert len(SimulatedMember(room, "bob", bob.memory).session._heard.feeds) == 2
     elsewhere = SimulatedRoom(RoomSecret.open_room("elsewhere"))
     again = SimulatedMember(elsewhere, "bob", bob.memory)
-    assert again.session._feeds == {}
+    assert again.session._heard.feeds == {}
 
 
 def test_bundle_of_a_session_is_recorded_once_over_all_runs(
@@ -2379,15 +2379,15 @@ def come_and_go(room: SimulatedRoom, name: str, member: SimulatedMember, session
 def test_whoever_joins_again_and_again_makes_nothing_grow(
     room: SimulatedRoom, alice: SimulatedMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (chat_memory, chat_session):
+    for module in (chat_heard, chat_memory):
         monkeypatch.setattr(module, "MAX_FEEDS", 10)
     bob = room.join("bob")
     bob.types("hello")
     come_and_go(room, "carol", alice, range(1, 50))
     session = alice.session
-    assert len(session._feeds) == 10
-    assert (LOBBY.tag, bob.session_id) in session._feeds  # the live ones stay
-    assert len(session._recorded) <= 2
+    assert len(session._heard.feeds) == 10
+    assert (LOBBY.tag, bob.session_id) in session._heard.feeds  # the live ones stay
+    assert len(session._heard._recorded) <= 2
     assert session._room_conversation.ours.acked == {}
     assert len(session._roster.known) == 3
     bob.types("still here")
@@ -2404,13 +2404,13 @@ def test_feed_that_is_forgotten_takes_its_rows_with_it(
     room.crash(bob)
     row = (FEEDS_TABLE, LOBBY.tag + bob.session_id)
     assert row in alice.remembered
-    assert bob.session_id in alice.session._recorded
-    for module in (chat_memory, chat_session):
+    assert bob.session_id in alice.session._heard._recorded
+    for module in (chat_heard, chat_memory):
         monkeypatch.setattr(module, "MAX_FEEDS", 3)
     come_and_go(room, "carol", alice, range(1, 6))
     room.tick()
     assert row not in alice.remembered
-    assert set(alice.session._recorded) <= {alice.session_id}
+    assert set(alice.session._heard._recorded) <= {alice.session_id}
 
 
 def test_people_met_are_bounded_in_the_side_table_too(
@@ -2802,7 +2802,7 @@ class HonestRoom(RuleBasedStateMachine):
                 if draft.type is BlockType.RECEIVED:
                     entry = SignedEntry.parse(draft.record).entry
                     there.setdefault((entry.tag, entry.session_id), set()).add(entry.seq)
-            for key, feed in member.session._feeds.items():
+            for key, feed in member.session._heard.feeds.items():
                 lacking = {s for low, high in feed._lacking() for s in range(low, high + 1)}
                 seqs = there.get(key, set())
                 assert not lacking & seqs

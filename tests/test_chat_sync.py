@@ -13,11 +13,12 @@ import pytest
 
 import chat_sync
 from chat_effects import Effects, Transmit
+from chat_heard import Feed, Seqs
 from chat_memory import TOLD_TABLE
 from chat_messages import Bundle, Sync, parse_payload
 from chat_pins import Pins
 from chat_roster import Roster
-from chat_sync import CatchingUp, Feed, Seqs
+from chat_sync import CatchingUp
 from chat_sync_bodies import MAX_RANGES, Ask, Fetch, Gained, Range
 from chat_wire import Direct, Frame, u64
 from crypto_utils import IdentityPublic, RoomSecret, SigningKey

@@ -267,7 +267,7 @@ def test_a_capture_opens_neither_to_who_came_later_nor_to_who_was_ignored(
             dave.reads(frames)
             dave.reads(frames[::-1])
             assert dave.messages == ["during"]
-            (feed,) = [f for f in dave.session._feeds.values() if f._chains]
+            (feed,) = [f for f in dave.session._heard.feeds.values() if f._chains]
             for chain, _ in feed._chains.values():
                 for n in range(chain.n + MAX_SKIP):
                     with suppress(KeyUsed):

@@ -96,11 +96,11 @@ class Scene:
         """These come, and nothing comes of them but these counts."""
         self.bob.session.counts.clear()
         self.lines, self.chain = len(self.bob.lines), len(self.bob.chain)
-        feeds = len(self.bob.session._feeds)
+        feeds = len(self.bob.session._heard.feeds)
         assert self.heard(*frames) == []
         assert self.bob.counts == counts
         assert len(self.bob.chain) == self.chain
-        assert len(self.bob.session._feeds) == feeds
+        assert len(self.bob.session._heard.feeds) == feeds
         self.all_is_well()
 
     def all_is_well(self) -> None:

@@ -28,6 +28,7 @@ from make_vectors_crypto import stretched
 import chat_acks
 import chat_archive
 import chat_feeds
+import chat_heard
 import chat_invite
 import chat_link
 import chat_members
@@ -393,6 +394,7 @@ def test_a_message_is_bound_to_all_that_stands_before_its_nonce() -> None:
 MODULES = (
     chat_acks,
     chat_feeds,
+    chat_heard,
     chat_link,
     chat_messages,
     chat_roster,

@@ -265,7 +265,7 @@ class Room(RuleBasedStateMachine):
             for reader in staying:
                 if author is not reader and self.may_read(reader, author):
                     assert f"{author.name} at last" in reader.texts
-            for feed in author.session._feeds.values():
+            for feed in author.session._heard.feeds.values():
                 assert len(feed.held) <= MAX_HELD_FRAMES
 
     @staticmethod

@@ -29,6 +29,7 @@ import chat_sync
 from blockchain import BlockType
 from chat_archive import Archive
 from chat_feeds import TheirFeed
+from chat_heard import Seqs
 from chat_memory import MEMBERS_TABLE
 from chat_messages import (
     Ack,
@@ -39,7 +40,6 @@ from chat_messages import (
     Sync,
     parse_payload,
 )
-from chat_sync import Seqs
 from chat_sync_bodies import Ask, Body, Entries, Fetch, Gained, Range, parse_body, serialize_body
 from chat_wire import Broadcast, Direct, Frame, FrameType
 from crypto_utils import SigningKey, pair_tag, random_bytes
