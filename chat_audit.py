@@ -78,9 +78,8 @@ class Introduced:
 class Authors:
     """Takes records in the order of their blocks; knows whose each session is, and was.
 
-    A session_id is anybody's to claim: a person may join under one that stands on this chain
-    already.  So a record is its author's by the bundle that stands last before it, and what comes
-    later makes it nobody else's.
+    A session_id is one person's, by what it is made of, but he may sign several bundles for it: a
+    record goes with the one that stands last before it.
     """
 
     def __init__(self, genesis: Genesis, chain_id: bytes) -> None:
@@ -105,7 +104,7 @@ class Authors:
         )
 
     def is_ours(self, session_id: bytes) -> bool:
-        """Whether it was the owner's own, on this very chain, whoever claimed it since."""
+        """Whether it was the owner's own, on this very chain."""
         return session_id in self._ours
 
     def take(self, block: Block, record: bytes, erased: Block | None = None) -> Written | None:

@@ -93,6 +93,7 @@ __all__ = [
     "pad",
     "parse_payload",
     "roster_digest",
+    "session_id_of",
     "unpad",
 ]
 
@@ -210,7 +211,6 @@ class Bundle:
         identity: Identity,
         room: RoomSecret,
         nick: str,
-        session_id: bytes,
         session_key: SigningKey,
         sek_number: int,
         sek: bytes,
@@ -221,14 +221,15 @@ class Bundle:
         body = (
             u8(VERSION) + room.tag + prefixed(identity.spki) + prefixed(check_nick(nick).encode())
         )
-        body += session_id + session_key.public + u32(sek_number) + prefixed(sek)
+        body += session_id_of(identity.fingerprint, session_key.public) + session_key.public
+        body += u32(sek_number) + prefixed(sek)
         body += chain_id + chain_key
         body += mac(room.auth, Label.ROOM_PROOF, body)
         return cls.parse(body + identity.sign(Label.BUNDLE_SIG, body), room)
 
     @classmethod
     def parse(cls, data: bytes, room: RoomSecret | None) -> Bundle:
-        """Checks everything: the form, key sizes, SEK ≠ IK, room_proof and signature.
+        """Checks everything: the form, key sizes, SEK ≠ IK, session_id, room_proof and signature.
 
         Args:
             room: whose proof it must carry; None where the room is not ours to check (a record on
@@ -260,6 +261,8 @@ class Bundle:
         EncryptionManager.check_public_key(sek)
         if sek == identity_spki:
             raise BadKey("the session encryption key is the identity key")
+        if session_id != session_id_of(identity.fingerprint, session_key):
+            raise Malformed("the session_id is not of this person and this session key")
         if room is not None and (
             room_tag != room.tag
             or not hmac.compare_digest(proof, mac(room.auth, Label.ROOM_PROOF, proved))
@@ -305,6 +308,17 @@ class Bundle:
             self.chain_id,
             self.chain_key.public,
         )
+
+
+def session_id_of(person: bytes, session_key: bytes) -> bytes:
+    """H("session", fingerprint ‖ SSK)[:16] (PROTOCOL.md 3.1): random, since the SSK is, and nobody
+    else's, so that nobody can say of what another's session signed that it was his.
+
+    Args:
+        person: a fingerprint, 32 bytes.
+        session_key: a public SSK, 32 bytes.
+    """
+    return H(Label.SESSION, person + session_key)[:SESSION_ID_BYTES]
 
 
 def roster_digest(bundles: Iterable[Bundle]) -> bytes:

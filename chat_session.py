@@ -67,6 +67,7 @@ from chat_messages import (
     Witness,
     check_nick,
     parse_payload,
+    session_id_of,
 )
 from chat_people import COMMANDS as PEOPLE_COMMANDS
 from chat_people import People
@@ -107,7 +108,6 @@ from crypto_utils import (
     SigningKey,
     TooFarAhead,
     pair_tag,
-    random_bytes,
 )
 
 __all__ = ["Session"]
@@ -160,8 +160,8 @@ class Session:
         self._room_name = room_name
         self._password = password
         self._linger_s = linger_s
-        self._session_id = random_bytes(16)
         self._key = SigningKey.generate()
+        self._session_id = session_id_of(keystore.identity.fingerprint, self._key.public)
         self._seks: list[tuple[int, EncryptionManager]] = []
         self._old_sek_dies_s = 0.0
         self._sek_made_s = now.s
@@ -1219,7 +1219,6 @@ class Session:
             self._keystore.identity,
             self._room,
             self._nick,
-            self._session_id,
             self._key,
             number,
             sek.get_public_key(),

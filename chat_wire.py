@@ -145,6 +145,7 @@ class Label:
     ENTRY = _label("entry")  # entry_id
     EVENT = _label("event")  # id of an event block's salted record
     ROSTER = _label("roster")  # digest of the members one sees
+    SESSION = _label("session")  # a session_id: whose session, and under which key
     BUNDLE = _label("bundle")  # a bundle inside a join proof
     BLOCK = _label("block")  # a block's hash
     SHARE_WRAP = _label("share")  # OAEP label of a key share

@@ -59,7 +59,6 @@ class Author:
             identity,
             self.room,
             "bob",
-            os.urandom(16),
             self.key,
             1,
             sek,

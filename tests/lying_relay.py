@@ -196,13 +196,13 @@ class LyingRelay(SimulatedRoom):
 
 
 def ghost(
-    nick: str = GHOST, secret: RoomSecret = LOBBY, session_id: bytes = b"g" * 16, number: int = 1
+    nick: str = GHOST, secret: RoomSecret = LOBBY, seed: bytes = b"g" * 32, number: int = 1
 ) -> tuple[SigningKey, Bundle]:
     """A session that the relay makes up: an identity of its own, under any nick."""
-    key, own = SigningKey.generate(), keystore(GHOST)
+    key, own = SigningKey(seed), keystore(GHOST)
     sek = simulated_room.session_keys(GHOST, 0).get_public_key()
     chain = (own.chain_id, own.chain_signing_key.public)
-    made = Bundle.create(own.identity, secret, nick, session_id, key, number, sek, *chain)
+    made = Bundle.create(own.identity, secret, nick, key, number, sek, *chain)
     return key, made
 
 

@@ -120,9 +120,9 @@ class Member:
     def __init__(self, name: str, ik: Rsa, sek: Rsa) -> None:
         self.name, self.ik, self.sek = name, ik, sek
         self.ssk, self.csk = Ed(f"{name} ssk"), Ed(f"{name} csk")
-        self.session_id = stretched(f"{name} session", 16)
         self.chain_id = stretched(f"{name} chain", 16)
         self.fingerprint = tagged("identity", ik.spki)
+        self.session_id = tagged("session", self.fingerprint + self.ssk.public)[:16]
 
 
 ROOM = tagged("open room", b"lobby")[:16]
@@ -215,7 +215,9 @@ def bundle(
     """PROTOCOL.md 3.1."""
     body = bytes((version,)) + (tag or hkdf(room, "room tag", 16)) + prefixed(spki or who.ik.spki)
     body += prefixed(who.name.encode() if nick is None else nick)
-    body += (session_id or who.session_id) + (ssk or who.ssk.public) + u32(number)
+    ssk = ssk or who.ssk.public
+    of_both = tagged("session", tagged("identity", spki or who.ik.spki) + ssk)
+    body += (session_id or of_both[:16]) + ssk + u32(number)
     body += prefixed(sek or who.sek.spki) + (chain_id or who.chain_id) + (csk or who.csk.public)
     auth = proof_of or hkdf(room, "room auth", 32)
     body += proof or hmac_sha(auth, label("room proof") + body)
@@ -640,8 +642,7 @@ def following() -> list[Case]:
         follow("the same SEK number", bundle(ALICE, number=1, sek=NEXT_SEK), False),
         follow("a lower SEK number", bundle(ALICE, number=0, sek=NEXT_SEK), False),
         follow("another person", bundle(ALICE, number=2, spki=BOB.ik.spki, signer=BOB.ik), False),
-        follow("another session", bundle(ALICE, number=2, session_id=BOB.session_id), False),
-        follow("another session key", bundle(ALICE, number=2, ssk=BOB.ssk.public), False),
+        follow("another session", bundle(ALICE, number=2, ssk=BOB.ssk.public), False),
         follow("another chain", bundle(ALICE, number=2, chain_id=BOB.chain_id), False),
         follow("another chain key", bundle(ALICE, number=2, csk=BOB.csk.public), False),
     ]

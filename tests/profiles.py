@@ -206,7 +206,7 @@ def bundle_of(name: str) -> tuple[SigningKey, Bundle]:
     key, keystore = SigningKey.generate(), simulated_room.keystore(name)
     sek = simulated_room.session_keys("everybody", 0).get_public_key()
     chain = (keystore.chain_id, keystore.chain_signing_key.public)
-    ours = (keystore.identity, LOBBY, name, key.public[:16], key, 1, sek)
+    ours = (keystore.identity, LOBBY, name, key, 1, sek)
     return key, Bundle.create(*ours, *chain)
 
 

@@ -237,6 +237,8 @@ def bundle_of(data: bytes, signed: Signed) -> Bundle:
     check_rsa_key(identity)
     check_rsa_key(sek)
     must(sek != identity, "a bundle's SEK is its IK")
+    of_both = H("session", H("identity", identity) + ssk)
+    must(session == of_both[:16], "a session_id that is not of its person and key")
     check_ed25519_key(ssk)
     check_ed25519_key(csk)
     signed.rsa(identity, "bundle sig", data[:-384], signature)

@@ -23,7 +23,17 @@ from typing import Self
 from simulated_room import LOBBY, keystore, session_keys
 
 from blockchain import Block, Blockchain, BlockType, Draft, Head, SideRow
-from chat_messages import Ack, Bundle, Entry, EntryKind, Event, EventKind, FeedReport, SignedEntry
+from chat_messages import (
+    Ack,
+    Bundle,
+    Entry,
+    EntryKind,
+    Event,
+    EventKind,
+    FeedReport,
+    SignedEntry,
+    session_id_of,
+)
 from chat_messages import Witness as WitnessPayload
 from chat_wire import Label, u64
 from chat_witness import ACKS_TABLE, evidence
@@ -42,7 +52,7 @@ class Speaker:
         self.keys = keys or keystore(name)
         seed = hashlib.sha256(name.encode() + self.keys.chain_id).digest()
         self.session_key = SigningKey(seed)
-        self.session_id = hashlib.sha256(seed).digest()[:16]
+        self.session_id = session_id_of(self.fingerprint, self.session_key.public)
         self.bundle = self.called(name, room)
         self._last: dict[bytes, Entry] = {}  # by tag
         self._acks = 0
@@ -57,7 +67,6 @@ class Speaker:
             self.keys.identity,
             room,
             nick,
-            self.session_id,
             self.session_key,
             number,
             session_keys("anybody", 0).get_public_key(),

@@ -37,7 +37,6 @@ import blockchain
 import chat_feeds
 import chat_invite
 import chat_proof
-import chat_session
 import chat_settings
 import chat_verdicts
 import crypto_utils
@@ -809,7 +808,6 @@ def _nothing_is_secret() -> Iterator[None]:
             (EncryptionManager, "unwrap_key", lambda *_: bytes(32)),
             (EncryptionManager, "wrap_key", lambda *_: bytes(crypto_utils.RSA_BYTES)),
             (SigningKey, "generate", lambda: session_key),
-            (chat_session, "random_bytes", lambda size: _bob_session_id()[:size]),
         ):
             stack.enter_context(_swapped(owner, name, value))
         yield

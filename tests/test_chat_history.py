@@ -54,7 +54,6 @@ class Author:
             keys.identity,
             room,
             nick or name,
-            self.key.public[:16],
             self.key,
             1,
             session_keys("everybody", 0).get_public_key(),

@@ -42,8 +42,7 @@ def session(number: int) -> tuple[SigningKey, Bundle]:
     key, keys = SigningKey(bytes((number,)) * 32), keystore("bob")
     sek = session_keys("everybody", 0).get_public_key()
     chain = (keys.chain_id, keys.chain_signing_key.public)
-    session_id = key.public[:16]
-    bundle = Bundle.create(keys.identity, LOBBY, "bob", session_id, key, 1, sek, *chain)
+    bundle = Bundle.create(keys.identity, LOBBY, "bob", key, 1, sek, *chain)
     return key, bundle
 
 

@@ -131,7 +131,6 @@ def create_bundle(nick: str = "alice") -> Bundle:
         identity("alice"),
         ROOM,
         nick,
-        ALICE.session_id,
         SSK,
         1,
         sek("alice").get_public_key(),

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -68,6 +69,7 @@ from chat_messages import (
     RefusalReason,
     SignedEntry,
     pad,
+    session_id_of,
 )
 from chat_roster import Person
 from chat_terminal import Kind
@@ -1265,7 +1267,6 @@ def rebundled(member: SimulatedMember, nick: str = "", number: int = 2) -> bytes
         keystore(member.name).identity,
         LOBBY,
         nick or member.name,
-        member.session_id,
         session._key,
         number,
         session_keys(member.name, 1).get_public_key(),
@@ -1314,40 +1315,44 @@ def test_lower_or_equal_key_number_is_ignored_and_equal_bytes_are_nothing(
     assert len(alice.lines) == lines
 
 
-def bundle_of(name: str, session_id: bytes, room: RoomSecret = LOBBY) -> bytes:
-    """A valid bundle of somebody, for any session."""
+def bundle_of(name: str, room: RoomSecret = LOBBY) -> Bundle:
+    """A valid bundle of a new session of somebody."""
     keys = keystore(name)
-    bundle = Bundle.create(
+    return Bundle.create(
         keys.identity,
         room,
         name,
-        session_id,
         SigningKey.generate(),
         1,
         session_keys(name, 0).get_public_key(),
         keys.chain_id,
         keys.chain_signing_key.public,
     )
-    return bundle.raw
+
+
+def claiming(name: str, session_id: bytes) -> bytes:
+    """A bundle of somebody, signed, for a session_id that is not made of its keys."""
+    with mock.patch("chat_messages.session_id_of", return_value=session_id):
+        return bundle_of(name).raw
 
 
 def test_bundle_that_does_not_hold_is_refused_said_once_and_harmless(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember
 ) -> None:
-    other, mine = b"o" * 16, alice.session_id
-    elsewhere = RoomSecret.open_room("elsewhere")
+    mine, carol = alice.session_id, bundle_of("carol")
+    foreign = bundle_of("carol", RoomSecret.open_room("elsewhere"))
     bad = [
-        Add(other, bundle_of("carol", b"x" * 16)),  # of another session
-        Add(mine, bundle_of("carol", mine)),  # with our own session_id
+        Add(b"o" * 16, carol.raw),  # of another session
+        Add(mine, claiming("carol", mine)),  # with our own session_id
         Add(mine, alice.bundle),
-        Add(other, bundle_of("carol", other, elsewhere)),  # not of this room
-        Add(other, flipped(bundle_of("carol", other))),  # not signed
-        Add(other, b""),
-        Add(bob.session_id, bundle_of("carol", bob.session_id)),  # not the session's owner
+        Add(foreign.session_id, foreign.raw),  # not of this room
+        Add(carol.session_id, flipped(carol.raw)),  # not signed
+        Add(carol.session_id, b""),
+        Add(bob.session_id, claiming("carol", bob.session_id)),  # not the session's owner
     ]
     for add in bad:
         alice.hears(add.serialize())
-    assert alice.counts == {"bundle refused": 6, "stale bundle": 1}
+    assert alice.counts == {"bundle refused": 7}
     assert len(alice.alerts) == 1
     assert "refused a member" in alice.alerts[0]
     assert set(alice.session._roster.live) == {bob.session_id}
@@ -1377,7 +1382,7 @@ def test_session_that_wrote_to_us_can_never_be_somebody_elses(
     """Else what its next owner says would stand on our chain under the first one's name."""
     bob.types("I am bob")
     room.crash(bob)
-    stolen = Add(bob.session_id, bundle_of("carol", bob.session_id)).serialize()
+    stolen = Add(bob.session_id, claiming("carol", bob.session_id)).serialize()
     alice.hears(stolen)
     assert alice.counts == {"bundle refused": 1}
     again = room.join("alice", alice.memory)
@@ -1596,8 +1601,8 @@ def test_status_says_to_how_many_the_last_message_was_delivered(
 def test_acks_are_as_far_apart_as_the_room_is_large(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, others: int
 ) -> None:
-    sessions = [n.to_bytes(16, "big") for n in range(1, others)]
-    alice.hears(*(Add(s, bundle_of("carol", s)).serialize() for s in sessions))
+    bundles = [bundle_of("carol") for _ in range(1, others)]
+    alice.hears(*(Add(b.session_id, b.raw).serialize() for b in bundles))
     apart = max(2.0, 0.1 * (others + 1))
     spread = {chat_acks._interval_s(others + 1, 0.75, 1.25) / apart for _ in range(200)}
     assert 0.75 <= min(spread) < 0.85
@@ -1760,7 +1765,8 @@ def test_receipt_of_ours_confirms_its_sender_even_where_rosters_differ(
 ) -> None:
     room.passes(5)
     alice.session._roster.present.clear()
-    alice.hears(Add(b"g" * 16, bundle_of("carol", b"g" * 16)).serialize())  # a ghost, for her alone
+    ghost = bundle_of("carol")  # for her alone
+    alice.hears(Add(ghost.session_id, ghost.raw).serialize())
     alice.session._roster._digests.clear()
     alice.types("hello")
     room.passes(5)
@@ -2320,7 +2326,6 @@ def test_session_that_wrote_keeps_its_person_its_keys_and_its_chain(
         (other if changed == "person" else keys).identity,
         LOBBY,
         "bob",
-        bob.session_id,
         SigningKey.generate() if changed == "SSK" else bob.session._key,
         2,
         session_keys("bob", 0).get_public_key(),
@@ -2349,17 +2354,15 @@ def test_memory_reads_only_rows_of_its_room_and_none_that_may_be_forgotten() -> 
 # --------------------------------------------------------------------------- nothing grows for ever
 
 
-def come_and_go(room: SimulatedRoom, name: str, member: SimulatedMember, sessions: range) -> None:
+def come_and_go(room: SimulatedRoom, name: str, member: SimulatedMember, sessions: int) -> None:
     """One person who joins again and again, each time as a new session."""
-    for n in sessions:
-        session_id = n.to_bytes(16, "big")
-        key = SigningKey.generate()
-        keys = keystore(name)
+    for _ in range(sessions):
+        key, keys = SigningKey.generate(), keystore(name)
+        session_id = session_id_of(keys.identity.fingerprint, key.public)
         bundle = Bundle.create(
             keys.identity,
             LOBBY,
             name,
-            session_id,
             key,
             1,
             session_keys(name, 0).get_public_key(),
@@ -2383,7 +2386,7 @@ def test_whoever_joins_again_and_again_makes_nothing_grow(
         monkeypatch.setattr(module, "MAX_FEEDS", 10)
     bob = room.join("bob")
     bob.types("hello")
-    come_and_go(room, "carol", alice, range(1, 50))
+    come_and_go(room, "carol", alice, 49)
     session = alice.session
     assert len(session._heard.feeds) == 10
     assert (LOBBY.tag, bob.session_id) in session._heard.feeds  # the live ones stay
@@ -2407,7 +2410,7 @@ def test_feed_that_is_forgotten_takes_its_rows_with_it(
     assert bob.session_id in alice.session._heard._recorded
     for module in (chat_heard, chat_memory):
         monkeypatch.setattr(module, "MAX_FEEDS", 3)
-    come_and_go(room, "carol", alice, range(1, 6))
+    come_and_go(room, "carol", alice, 5)
     room.tick()
     assert row not in alice.remembered
     assert set(alice.session._heard._recorded) <= {alice.session_id}

@@ -87,7 +87,7 @@ def stranger(name: str, by: str | None = None) -> tuple[SigningKey, Bundle]:
     """A session of that name's whose signing key the test has."""
 
     key, own = SigningKey.generate(), keystore(name)
-    fields = (b"s" * 16, key, 1, session_keys(name, 0).get_public_key(), own.chain_id)
+    fields = (key, 1, session_keys(name, 0).get_public_key(), own.chain_id)
     return key, Bundle.create(
         keystore(by or name).identity, LOBBY, name, *fields, own.chain_signing_key.public
     )
@@ -161,7 +161,15 @@ def signature_spoilt(people: dict[str, History]) -> None:
 def own_feed_of_somebody_else(people: dict[str, History]) -> None:
     key, bundle = stranger("dave", by="carol")
     entry = Entry(
-        EntryKind.AUDIENCE, LOBBY.tag, b"s" * 16, 1, bytes(32), bytes(32), 0, bytes(16), b""
+        EntryKind.AUDIENCE,
+        LOBBY.tag,
+        bundle.session_id,
+        1,
+        bytes(32),
+        bytes(32),
+        0,
+        bytes(16),
+        b"",
     )
     people["dave"].blocks += [
         bundle_draft(bundle.raw),
@@ -176,10 +184,8 @@ def entry_kept_twice(people: dict[str, History]) -> None:
 
 def two_entries_in_one_place(people: dict[str, History]) -> None:
     key, bundle = stranger("alice")
-    made = [
-        Entry(EntryKind.CHAT, LOBBY.tag, b"s" * 16, 1, bytes(32), bytes(32), i, bytes(16), b"x")
-        for i in (0, 1)
-    ]
+    place = (EntryKind.CHAT, LOBBY.tag, bundle.session_id, 1, bytes(32), bytes(32))
+    made = [Entry(*place, i, bytes(16), b"x") for i in (0, 1)]
     people["bob"].blocks.append(bundle_draft(bundle.raw))
     people["bob"].blocks += [signed_draft(BlockType.RECEIVED, e, key) for e in made]
 
@@ -187,7 +193,8 @@ def two_entries_in_one_place(people: dict[str, History]) -> None:
 def entry_that_nobody_wrote(people: dict[str, History]) -> None:
     """Though it is signed."""
     key, bundle = stranger("alice")
-    entry = Entry(EntryKind.CHAT, LOBBY.tag, b"s" * 16, 1, bytes(32), bytes(32), 0, bytes(16), b"x")
+    place = (EntryKind.CHAT, LOBBY.tag, bundle.session_id, 1, bytes(32), bytes(32))
+    entry = Entry(*place, 0, bytes(16), b"x")
     people["bob"].blocks += [
         bundle_draft(bundle.raw),
         signed_draft(BlockType.RECEIVED, entry, key),
@@ -231,7 +238,7 @@ def entries_that_are_not_linked(people: dict[str, History]) -> None:
     key, bundle = stranger("alice")
     both = b"".join(sorted(people[name].fingerprint[:16] for name in ("alice", "bob")))
     rest = (bytes(32), bytes(32), 0, bytes(16), both)
-    made = [Entry(EntryKind.AUDIENCE, LOBBY.tag, b"s" * 16, seq, *rest) for seq in (1, 2)]
+    made = [Entry(EntryKind.AUDIENCE, LOBBY.tag, bundle.session_id, seq, *rest) for seq in (1, 2)]
     for name, kind in (("alice", BlockType.CONTROL), ("bob", BlockType.RECEIVED)):
         people[name].blocks.append(bundle_draft(bundle.raw))
         people[name].blocks += [signed_draft(kind, entry, key) for entry in made]

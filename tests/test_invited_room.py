@@ -17,7 +17,7 @@ from simulated_room import SimulatedMember, SimulatedRoom, keystore, session_key
 
 from chat_effects import Effect, Show
 from chat_invite import Invite
-from chat_messages import Bundle, EntryKind, KeyShare
+from chat_messages import Bundle, EntryKind, KeyShare, session_id_of
 from chat_terminal import Kind
 from chat_wire import (
     MAX_FRAME_BYTES,
@@ -60,7 +60,6 @@ def bob(room: SimulatedRoom, alice: SimulatedMember) -> SimulatedMember:
 
 def forged(
     name: str,
-    session_id: bytes = GHOST,
     *,
     tag: bytes = SECRET.tag,
     auth: bytes = RoomSecret.random().auth,
@@ -68,8 +67,9 @@ def forged(
 ) -> bytes:
     """A bundle in which everything is right but the room proof: all that a relay can make."""
     keys = keys or keystore("ghost")
-    body = u8(1) + tag + prefixed(keys.identity.spki) + prefixed(name.encode()) + session_id
-    body += SigningKey.generate().public + u32(1)
+    ssk = SigningKey.generate().public
+    body = u8(1) + tag + prefixed(keys.identity.spki) + prefixed(name.encode())
+    body += session_id_of(keys.identity.fingerprint, ssk) + ssk + u32(1)
     body += prefixed(session_keys("ghost", 0).get_public_key())
     body += keys.chain_id + keys.chain_signing_key.public
     body += mac(auth, Label.ROOM_PROOF, body)
@@ -84,9 +84,10 @@ def swapped(bundle: bytes) -> bytes:
 
 def resigned(bundle: bytes) -> bytes:
     """Somebody's bundle with the ghost's identity key in it and its signature under it."""
-    ghost = keystore("ghost").identity
-    spki = Bundle.parse(bundle, None).identity.spki
-    body = bundle.replace(spki, ghost.spki)[:-384]
+    ghost, found = keystore("ghost").identity, Bundle.parse(bundle, None)
+    session_id = session_id_of(ghost.fingerprint, found.session_key.public)
+    body = bundle.replace(found.identity.spki, ghost.spki)[:-384]
+    body = body.replace(found.session_id, session_id)
     return body + ghost.sign(Label.BUNDLE_SIG, body)
 
 
@@ -108,35 +109,43 @@ def audiences(member: SimulatedMember) -> list[list[bytes]]:
 
 # What a relay may say: given Bob's session and bundle, what it claims and why that is refused.
 ELSEWHERE, LOBBY = RoomSecret.random(), RoomSecret.open_room("lobby")
-LIES: dict[str, Callable[[bytes, bytes], tuple[bytes, bytes, str]]] = {
-    "a ghost": lambda _, __: (GHOST, forged("carol"), NOT_INVITED),
-    "a ghost that proves the lobby": lambda _, __: (
-        GHOST,
-        forged("carol", auth=LOBBY.auth),
-        NOT_INVITED,
-    ),
-    "a ghost with the name of somebody here": lambda _, __: (GHOST, forged("bob"), NOT_INVITED),
-    "a bundle of another room": lambda _, __: (
-        GHOST,
+
+
+def session_of(bundle: bytes) -> bytes:
+    """The session_id in it."""
+    return Bundle.author_of(bundle)[0]
+
+
+# Of bob's bundle: the one that the relay shows, and why it is refused.
+LIES: dict[str, Callable[[bytes], tuple[bytes, str]]] = {
+    "a ghost": lambda _: (forged("carol"), NOT_INVITED),
+    "a ghost that proves the lobby": lambda _: (forged("carol", auth=LOBBY.auth), NOT_INVITED),
+    "a ghost with the name of somebody here": lambda _: (forged("bob"), NOT_INVITED),
+    "a bundle of another room": lambda _: (
         forged("carol", tag=ELSEWHERE.tag, auth=ELSEWHERE.auth),
         NOT_INVITED,
     ),
-    "the same with this room's tag in it": lambda _, __: (
-        GHOST,
+    "the same with this room's tag in it": lambda _: (
         forged("carol", auth=ELSEWHERE.auth),
         NOT_INVITED,
     ),
-    "somebody's session key swapped": lambda bob, bundle: (bob, swapped(bundle), NOT_INVITED),
-    "somebody's identity key swapped": lambda bob, bundle: (bob, resigned(bundle), NOT_INVITED),
-    "somebody's bundle under another session": lambda _, bundle: (GHOST, bundle, "another session"),
+    "somebody's session key swapped": lambda bundle: (swapped(bundle), NOT_INVITED),
+    "somebody's identity key swapped": lambda bundle: (resigned(bundle), NOT_INVITED),
+    "somebody's bundle under another session": lambda bundle: (bundle, "another session"),
 }
+
+
+def shown(lie: str, bob: SimulatedMember) -> tuple[bytes, bytes, str]:
+    """The session_id that it is shown for, the bundle, and why it is refused."""
+    bundle, why = LIES[lie](bob.bundle)
+    return (session_of(bundle) if why == NOT_INVITED else GHOST), bundle, why
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_member_that_the_relay_adds_later_is_refused_and_gets_no_keys(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, lie: str
 ) -> None:
-    session_id, bundle, why = LIES[lie](bob.session_id, bob.bundle)
+    session_id, bundle, why = shown(lie, bob)
     alice.hears(Add(session_id, bundle).serialize())
     (alert,) = alice.alerts
     assert alert.startswith(REFUSED)
@@ -156,7 +165,7 @@ def test_a_member_that_the_relay_adds_later_is_refused_and_gets_no_keys(
 def test_a_member_that_the_relay_names_in_its_welcome_is_refused_and_gets_no_keys(
     room: SimulatedRoom, alice: SimulatedMember, bob: SimulatedMember, lie: str
 ) -> None:
-    session_id, bundle, why = LIES[lie](bob.session_id, bob.bundle)
+    session_id, bundle, why = shown(lie, bob)
 
     def tamper(
         sender: SimulatedMember | None, receiver: SimulatedMember, data: bytes
@@ -189,14 +198,12 @@ def test_a_relay_that_swaps_the_keys_of_whoever_joins_keeps_the_two_apart_and_re
         frame = Frame(data)
         if frame.type == FrameType.ADD:
             add = Add.parse(frame.body)
-            return [Add(add.session_id, resigned(add.bundle)).serialize()]
+            bundle = resigned(add.bundle)
+            return [Add(session_of(bundle), bundle).serialize()]
         if frame.type == FrameType.WELCOME:
-            members = Welcome.parse(frame.body).members
-            return [
-                Welcome(
-                    tuple(Member(m.session_id, resigned(m.bundle)) for m in members), last=True
-                ).serialize()
-            ]
+            bundles = [resigned(member.bundle) for member in Welcome.parse(frame.body).members]
+            members = tuple(Member(session_of(bundle), bundle) for bundle in bundles)
+            return [Welcome(members, last=True).serialize()]
         return [data]
 
     room.tamper = tamper
@@ -211,10 +218,11 @@ def test_a_relay_that_swaps_the_keys_of_whoever_joins_keeps_the_two_apart_and_re
 def test_in_an_open_room_the_same_ghost_is_taken_in() -> None:
     """What the invite is for."""
     alice = SimulatedRoom(LOBBY).join("alice")
-    alice.hears(Add(GHOST, forged("carol", tag=LOBBY.tag, auth=LOBBY.auth)).serialize())
+    ghost = forged("carol", tag=LOBBY.tag, auth=LOBBY.auth)
+    alice.hears(Add(session_of(ghost), ghost).serialize())
     assert alice.alerts == []
     alice.types("hello")
-    assert directs(alice.sent) == {GHOST: 1}
+    assert directs(alice.sent) == {session_of(ghost): 1}
 
 
 def test_the_relay_is_told_the_rooms_tag_and_nothing_else_of_its_secret(
@@ -270,7 +278,8 @@ def test_whoever_joins_a_real_relay_under_the_rooms_tag_is_refused_and_gets_ciph
         Guest(relay.port, "bob", SECRET) as bob,
         socket.create_connection(("127.0.0.1", relay.port), timeout=DEADLINE_S) as ghost,
     ):
-        ghost.sendall(Join(SECRET.tag, GHOST, bytes(32), forged("carol")).serialize())
+        bundle = forged("carol")
+        ghost.sendall(Join(SECRET.tag, session_of(bundle), bytes(32), bundle).serialize())
         for member in (alice, bob):
             assert member.is_warned() == REFUSED + NOT_INVITED
         alice.types("for bob alone")

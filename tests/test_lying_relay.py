@@ -26,6 +26,7 @@ from simulated_room import LOBBY, SimulatedMember, events, keystore, signed_head
 from blockchain import Head
 from chat_messages import (
     Ack,
+    Bundle,
     Entry,
     EntryKind,
     EventKind,
@@ -39,6 +40,7 @@ from chat_messages import (
     SignedEntry,
     Sync,
     Witness,
+    session_id_of,
 )
 from chat_wire import (
     Add,
@@ -47,10 +49,12 @@ from chat_wire import (
     Direct,
     Frame,
     FrameType,
+    H,
     Hello,
     Label,
     LeaveReason,
     Welcome,
+    WireError,
     prefixed,
     u8,
     u32,
@@ -569,7 +573,7 @@ def ghost_sek() -> bytes:
 
 def made_up(
     *,
-    session_id: bytes = b"g" * 16,
+    session_id: bytes = b"",
     version: int = 1,
     tag: bytes = LOBBY.tag,
     spki: bytes = b"",
@@ -582,8 +586,9 @@ def made_up(
 ) -> bytes:
     """A bundle that is right but for what is given, and signed by the ghost's identity key."""
     own = keystore(GHOST)
-    body = u8(version) + tag + prefixed(spki or own.identity.spki) + prefixed(nick) + session_id
-    body += (ssk or SigningKey.generate().public) + u32(1)
+    spki, ssk = spki or own.identity.spki, ssk or SigningKey.generate().public
+    session_id = session_id or session_id_of(H(Label.IDENTITY, spki), ssk)
+    body = u8(version) + tag + prefixed(spki) + prefixed(nick) + session_id + ssk + u32(1)
     body += prefixed(sek or ghost_sek()) + own.chain_id + (csk or own.chain_signing_key.public)
     body += mac(auth, Label.ROOM_PROOF, body)
     return body + own.identity.sign(Label.BUNDLE_SIG, body) + rest
@@ -632,7 +637,10 @@ BUNDLES: dict[str, tuple[Callable[[], bytes], str]] = {
     "another version": (lambda: made_up(version=2), "unknown version 2"),
     "a byte too many": (lambda: made_up(rest=b"\0"), "1 bytes too many"),
     "a byte too few": (lambda: made_up()[:-1], "expected 384 more bytes, got 383"),
-    "another session": (lambda: made_up(session_id=b"h" * 16), "the bundle is of another session"),
+    "another session": (
+        lambda: made_up(session_id=b"h" * 16),
+        "the session_id is not of this person and this session key",
+    ),
     "somebody else's signature": (
         lambda: made_up(spki=keystore("carol").identity.spki),
         "the identity key did not sign this",
@@ -653,7 +661,12 @@ def test_bundle_that_does_not_hold_is_refused_with_the_reason(shared: Scene, wha
     bob.session._said_refused = False  # as on a new connection
     before, live = len(bob.lines), set(bob.session._roster.live)
     bob.session.counts.clear()
-    bob.hears(Add(b"g" * 16, made()).serialize())
+    data = made()
+    try:
+        session_id, _ = Bundle.author_of(data)
+    except WireError:
+        session_id = b"g" * 16
+    bob.hears(Add(session_id, data).serialize())
     assert [line.render() for line in bob.lines[before:]] == [
         f"!! refused a member whose bundle does not hold: {why}"
     ]
@@ -664,7 +677,8 @@ def test_bundle_that_does_not_hold_is_refused_with_the_reason(shared: Scene, wha
 
 def test_what_a_bundle_must_be_is_what_the_ghost_is_otherwise(scene: Scene) -> None:
     """So that each of those is refused for what it is named after."""
-    told = scene.heard(Add(b"g" * 16, made_up()).serialize())
+    data = made_up()
+    told = scene.heard(Add(Bundle.author_of(data)[0], data).serialize())
     tag = keystore(GHOST).identity.fingerprint.hex()[:4]
     assert told == [f"-- mallory#{tag} joined (new to you: /verify mallory#{tag})"]
 

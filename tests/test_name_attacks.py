@@ -26,20 +26,17 @@ from chat_effects import MakeSessionKey
 from chat_messages import Ack, Bundle, EntryKind, EventKind
 from chat_terminal import Kind
 from chat_wire import Add, Frame, FrameType, Hello, Member, Welcome
-from crypto_utils import SigningKey, random_bytes
-
-SESSION_KEY = SigningKey.generate()  # of the sessions that nobody runs
+from crypto_utils import SigningKey
 
 
-def bundle_of(name: str, nick: str, session_id: bytes = b"", sek_number: int = 1) -> Bundle:
+def bundle_of(name: str, nick: str, key: SigningKey | None = None, sek_number: int = 1) -> Bundle:
     """A valid bundle of a session that nobody runs; by default of a new one."""
     keys = keystore(name)
     return Bundle.create(
         keys.identity,
         LOBBY,
         nick,
-        session_id or random_bytes(16),
-        SESSION_KEY,
+        key or SigningKey.generate(),
         sek_number,
         session_keys(name, 0).get_public_key(),
         keys.chain_id,
@@ -350,8 +347,8 @@ def test_what_a_broken_off_welcome_pinned_is_said(room: SimulatedRoom, is_first:
 
 def test_new_bundles_within_a_welcome_are_not_taken(room: SimulatedRoom) -> None:
     alice = SimulatedMember(room, "alice")
-    one = bundle_of("mallory", "n1")
-    other = bundle_of("mallory", "n2", one.session_id, 2)
+    key = SigningKey.generate()
+    one, other = bundle_of("mallory", "n1", key), bundle_of("mallory", "n2", key, 2)
     welcomed(alice, one, last=False)
     before = len(alice.effects)
     page = Welcome((Member(other.session_id, other.raw),), last=False)

@@ -33,11 +33,11 @@ from simulated_room import LOBBY, SimulatedMember, keystore
 
 import chat_acks
 import chat_messages
-import chat_session
 import chat_sync
 from chat_feeds import MAX_HELD_FRAMES
 from chat_messages import Ack, Entry, EntryKind, FeedReport, KeyShare, Payload
 from chat_wire import Broadcast, Direct
+from crypto_utils import SigningKey
 
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank")
 LIES = st.lists(st.sampled_from(Lie), min_size=1, max_size=6)
@@ -51,8 +51,9 @@ DICE = random.Random()
 @pytest.fixture(autouse=True)
 def dice(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the members draw, too, is the same whenever a room is played again."""
-    for module in (chat_acks, chat_messages, chat_session, chat_sync):
+    for module in (chat_acks, chat_messages, chat_sync):
         monkeypatch.setattr(module, "random_bytes", DICE.randbytes)
+    monkeypatch.setattr(SigningKey, "generate", lambda: SigningKey(DICE.randbytes(32)))
 
 
 class Room(RuleBasedStateMachine):
@@ -233,7 +234,7 @@ class Room(RuleBasedStateMachine):
     def shows_a_ghost(self, number: int, other: int) -> None:
         """Under a name of its own, or somebody's."""
         nick = self.names[other % len(self.names)] if other % 2 else GHOST
-        _, bundle = ghost(nick, session_id=bytes((other % 4,)) * 16)
+        _, bundle = ghost(nick, seed=bytes((other % 4,)) * 32)
         self.room.show(self.member(number), bundle.session_id, bundle.raw)
 
     @rule(number=NUMBER, other=NUMBER)
