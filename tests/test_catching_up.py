@@ -30,6 +30,17 @@ def come_back(room: SimulatedRoom, member: SimulatedMember) -> SimulatedMember:
     return again
 
 
+def says_unheard(
+    room: SimulatedRoom, speaker: SimulatedMember, reader: SimulatedMember, text: str
+) -> None:
+    """The relay withholds it from one of them."""
+    room.tamper = lambda sender, receiver, data: (
+        [] if receiver is reader and is_message(data) else [data]
+    )
+    speaker.types(text)
+    room.tamper = None
+
+
 # ------------------------------------------------------------------------------------------------
 # What one missed
 
@@ -122,11 +133,7 @@ def test_what_was_withheld_is_said_and_fetched(
 ) -> None:
     alice.types("one")
     room.passes(5)
-    room.tamper = lambda sender, receiver, data: (
-        [] if receiver is bob and is_message(data) else [data]
-    )
-    alice.types("two")
-    room.tamper = None
+    says_unheard(room, alice, bob, "two")
     alice.types("three")
     assert bob.notices[-1] == f"-- 1 message of {name('alice')} missing, fetching"
     room.passes(9)
@@ -141,11 +148,7 @@ def test_last_message_is_missed_too(
     """Nothing comes behind it that could show a gap: the acks do."""
     alice.types("one")
     room.passes(5)
-    room.tamper = lambda sender, receiver, data: (
-        [] if receiver is bob and is_message(data) else [data]
-    )
-    alice.types("two")
-    room.tamper = None
+    says_unheard(room, alice, bob, "two")
     room.passes(20)
     assert bob.texts == ["one", "two"]
 
